@@ -1,0 +1,1 @@
+"""Segmenting brain tumours in 3D MRI with hand-written arithmetic."""
