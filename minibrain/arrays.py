@@ -1,0 +1,80 @@
+"""NumPy or CuPy: where an array lives, and how it gets there.
+
+The mathematics in `minibrain.functional` is written once. It begins with
+`xp = array_module(x)` and then uses only what NumPy and CuPy share.
+"""
+
+import sys
+from types import ModuleType
+
+import numpy as np
+
+from minibrain.errors import InputError
+
+PRECISIONS = {"fp32": np.float32, "fp64": np.float64}
+
+
+def array_module(x) -> ModuleType:
+    """The module whose functions take x: numpy, or cupy for an array on a GPU.
+
+    It is read off the array's own type, so cupy is never imported for an array that is not its.
+    """
+    if isinstance(x, np.ndarray | np.generic):
+        return np
+    return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+def find_device(device: str = "auto") -> str:
+    """Turn "auto", "cpu" or "cuda" into "cpu" or "cuda"; "auto" takes a GPU that works.
+
+    Raises
+    ------
+    InputError : "cuda" is asked for and cannot be had, or the name is another.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda, not {device!r}")
+    if device == "cpu":
+        return "cpu"
+    obstacle = _cuda_obstacle()
+    if obstacle and device == "cuda":
+        raise InputError(f"device cuda is not available: {obstacle}")
+    return "cpu" if obstacle else "cuda"
+
+
+def _cuda_obstacle() -> str | None:
+    """Why no array can be put on a GPU here, or None if one can."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error}); pip install 'minibrain[cuda13]' or [cuda12]"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"no working CUDA driver ({error})"
+    return None if count else "no CUDA device was found"
+
+
+def to_device(x, device: str):
+    """x as a NumPy array ("cpu") or a CuPy array ("cuda"); no copy if it is there already."""
+    if device == "cpu":
+        return to_host(x)
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def to_host(x) -> np.ndarray:
+    """x as a NumPy array."""
+    return x if isinstance(x, np.ndarray) else x.get()
+
+
+def like(x, other):
+    """x in the dtype and on the device of other."""
+    if array_module(other) is np:
+        x = to_host(x)
+    return array_module(other).asarray(x, dtype=other.dtype)
+
+
+def channel_sum(x):
+    """(..., C) -> (C,): sum over everything but the channels, accumulated in float64."""
+    return x.sum(axis=tuple(range(x.ndim - 1)), dtype=np.float64).astype(x.dtype)

@@ -1,0 +1,173 @@
+"""Batches of prepared cases: whole volumes or axial slices, read ahead on one thread."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from .augment import augment
+from .prepare import PreparedCase
+
+
+class Batch(NamedTuple):
+    """What one training step consumes."""
+
+    images: np.ndarray  # (N, *S, C) float32, prepared intensities
+    labels: np.ndarray  # (N, *S) uint8
+    names: tuple[str, ...]  # the case that each sample comes from
+
+
+class VolumeSamples:
+    """One sample per case: the whole prepared volume, image (X, Y, Z, C) and label (X, Y, Z)."""
+
+    def __init__(self, cases: Sequence[PreparedCase]):
+        self.cases = tuple(cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def name(self, index: int) -> str:
+        return self.cases[index].name
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        case = self.cases[index]
+        return case.image, case.label, case.name
+
+
+class SliceSamples:
+    """One sample per chosen axial slice: image (X, Y, len(channels)) and label (X, Y).
+
+    Of every case the slices z = 0, every, 2·every, ... of the prepared volume are taken, case
+    after case. The default channels are FLAIR and T1gd in the Decathlon's order.
+
+    Raises
+    ------
+    InputError : `every` < 1, or a case lacks one of the channels
+    """
+
+    def __init__(
+        self, cases: Sequence[PreparedCase], every: int = 8, channels: Sequence[int] = (0, 2)
+    ):
+        if every < 1:
+            raise InputError(f"every: got {every}, expected 1 or more")
+        self.channels = list(channels)
+        self.slices = []
+        for case in cases:
+            *_, depth, available = case.image.shape
+            if not set(channels) <= set(range(available)):
+                raise InputError(
+                    f"channels: got {self.channels}, but case {case.name} has only {available}"
+                )
+            self.slices += [(case, z) for z in range(0, depth, every)]
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def name(self, index: int) -> str:
+        return self.slices[index][0].name
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        case, z = self.slices[index]
+        return case.image[:, :, z][..., self.channels], case.label[:, :, z], case.name
+
+
+class Batches:
+    """Iterator over one epoch, made by `batches`; the next batch is read while one is used.
+
+    Attributes
+    ----------
+    waited : float, seconds that the consumer has spent waiting for data so far
+    """
+
+    def __init__(self, samples, groups: list[np.ndarray], *, seed: int, epoch: int, training: bool):
+        self.waited = 0.0
+        self._samples = samples
+        self._keys = {"seed": seed, "epoch": epoch} if training else None
+        self._groups = groups
+        self._taken = 0
+        self._pending = self._start_reading()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._pending is None:
+            raise StopIteration
+        pending, self._pending = self._pending, None  # after an error the iterator is at its end
+        begin = time.perf_counter()
+        batch = pending.result()
+        self.waited += time.perf_counter() - begin
+        self._taken += 1
+        self._pending = self._start_reading()
+        return batch
+
+    def _start_reading(self) -> Future | None:
+        """Read the next batch on a thread that ends with it: an abandoned iterator leaves none."""
+        if self._taken == len(self._groups):
+            return None
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minibrain-batch")
+        pending = thread.submit(_assemble, self._samples, self._groups[self._taken], self._keys)
+        thread.shutdown(wait=False)
+        return pending
+
+
+def batches(samples, batch_size: int, *, seed: int, epoch: int, training: bool) -> Batches:
+    """Iterate once over all samples; the last batch may be smaller.
+
+    The result is the same, bit for bit, however the background thread is scheduled.
+
+    Parameters
+    ----------
+    samples : VolumeSamples or SliceSamples
+    batch_size : samples per batch, >= 1
+    seed, epoch : key the order and the augmentation, each >= 0
+    training : shuffle and augment; otherwise the samples come as they are, in their own order
+
+    Returns
+    -------
+    Batches : yields Batch. Samples of unequal shape are zero-padded at the end of each axis to
+        the largest of the batch, with label 0 there. An error while reading is raised here, in
+        the consumer, with a note that names the case.
+
+    Raises
+    ------
+    InputError : batch_size < 1
+    """
+    if batch_size < 1:
+        raise InputError(f"batch size: got {batch_size}, expected 1 or more")
+    order = np.arange(len(samples))
+    if training:
+        # NumPy pads keys with zeros, so (seed, epoch) alone would be the key of sample 0's noise.
+        np.random.default_rng([seed, epoch, 0, 1]).shuffle(order)
+    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return Batches(samples, groups, seed=seed, epoch=epoch, training=training)
+
+
+def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:
+    drawn = [_sample(samples, int(index), keys) for index in indices]
+    space = tuple(np.max([label.shape for _, label, _ in drawn], axis=0))
+    images = np.zeros((len(drawn), *space, drawn[0][0].shape[-1]), np.float32)
+    labels = np.zeros((len(drawn), *space), np.uint8)
+    for n, (image, label, _) in enumerate(drawn):
+        inside = tuple(slice(size) for size in label.shape)
+        images[n][inside] = image
+        labels[n][inside] = label
+    return Batch(images, labels, tuple(name for _, _, name in drawn))
+
+
+def _sample(samples, index: int, keys: dict[str, int] | None):
+    """Read one sample, augmented when there are keys for it."""
+    try:
+        image, label, name = samples.read(index)
+        if keys is not None:
+            image, label = augment(image, label, index=index, **keys)
+        return image, label, name
+    except Exception as error:
+        error.add_note(f"while reading sample {index}, case {samples.name(index)}")
+        raise

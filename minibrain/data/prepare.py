@@ -1,0 +1,346 @@
+"""Prepare the cases of a task once: reorient, crop, normalise, and cache as mapped arrays.
+
+A prepared case lies in RAS+ orientation and in a box whose sizes divide by 16, so that a U-Net
+can halve it four times. Two recipes:
+
+    "reference"  box [40:200, 40:200, 13:141] of a 240x240x155 volume, of another volume the
+                 non-zero bounding box; min-max of each channel to [0, 1]; cases with under 1 %
+                 tumour in the box are set aside
+    "zscore"     the non-zero bounding box; z-score over the non-zero voxels of each channel,
+                 zeros elsewhere
+
+Bounding boxes are grown about their centre to multiples of 16. What of a box lies outside the
+volume is air: intensity 0 before normalising, background in the label.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import InputError
+from .decathlon import Case, Task, read_case
+from .nifti import from_canonical, to_canonical
+
+RECIPES = ("reference", "zscore")
+REFERENCE_SHAPE = (240, 240, 155)
+REFERENCE_BOX = ((40, 200), (40, 200), (13, 141))
+LEAST_TUMOUR = 0.01  # of the voxels of the box
+FORMAT = 1  # of the cache; another number makes every older cache unknown
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a prepared array comes from; with it `restore` undoes crop and orientation."""
+
+    shape: tuple[int, int, int]  # of the file, in its own axes
+    affine: tuple[tuple[float, ...], ...]  # of the file: voxel to mm, 4 x 4
+    box: tuple[tuple[int, int], ...]  # (start, stop) per RAS+ axis; may reach outside the volume
+
+    @property
+    def prepared_shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self.box)
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        """The shape of the whole volume in RAS+ axes."""
+        empty = np.broadcast_to(np.uint8(0), self.shape)  # a view of one byte
+        return to_canonical(empty, np.array(self.affine))[0].shape
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case in the cache. The arrays are mapped anew at each access, as a mapping kept open
+    costs a file descriptor and a task has more cases than a process may open files."""
+
+    name: str
+    folder: Path
+    voxels: tuple[int, ...]  # per class, within the box
+    geometry: Geometry
+
+    @property
+    def image(self) -> np.ndarray:
+        """(X, Y, Z, C) float32, RAS+, normalised; read-only."""
+        return np.load(self.folder / f"{self.name}.image.npy", mmap_mode="r")
+
+    @property
+    def label(self) -> np.ndarray:
+        """(X, Y, Z) uint8, RAS+; read-only."""
+        return np.load(self.folder / f"{self.name}.label.npy", mmap_mode="r")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The training cases of a task: those to learn from, and those with too little tumour."""
+
+    cases: tuple[PreparedCase, ...]
+    dropped: tuple[PreparedCase, ...]
+
+
+def prepare(
+    task: Task,
+    cache: str | Path,
+    *,
+    recipe: str = "reference",
+    workers: int = 2,
+    progress: bool = True,
+) -> Prepared:
+    """Prepare all labelled cases of a task, or find them prepared.
+
+    The result lies in a folder of `cache` named by a fingerprint of the sources and the recipe.
+    Its index is written last: a preparation that was interrupted has none and starts again.
+
+    Parameters
+    ----------
+    task : an opened task
+    cache : folder, made when it is missing; may be deleted at any time to free space
+    recipe : "reference" or "zscore"
+    workers : threads; one case per worker is in memory at a time
+    progress : show a progress bar
+
+    Raises
+    ------
+    InputError : an unknown recipe, no worker, or the reader's own error about a case. The first
+        error ends the preparation; its note names the case.
+    """
+    _require_recipe(recipe)
+    if workers < 1:
+        raise InputError(f"workers: got {workers}, expected 1 or more")
+    folder = Path(cache) / _fingerprint(task, recipe)
+    cases = _read_index(folder)
+    if cases is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        cases = _prepare_cases(task, folder, recipe, workers, progress)
+        with replacing(folder / "index.json") as file:
+            file.write(json.dumps([_record(case) for case in cases], indent=1).encode())
+    kept = {case.name for case in cases if recipe == "zscore" or _has_tumour(case)}
+    return Prepared(
+        cases=tuple(case for case in cases if case.name in kept),
+        dropped=tuple(case for case in cases if case.name not in kept),
+    )
+
+
+def prepare_image(
+    image: np.ndarray, affine: np.ndarray, *, recipe: str = "reference", name: str = "image"
+) -> tuple[np.ndarray, Geometry]:
+    """Reorient, crop and normalise one image, labelled or not.
+
+    Parameters
+    ----------
+    image : (X, Y, Z, C) intensities in the file's own orientation; left untouched
+    affine : (4, 4), voxel to mm
+    recipe : "reference" or "zscore"
+    name : for the warning about a constant channel, which becomes zeros
+
+    Returns
+    -------
+    prepared : (X', Y', Z', C) float32 in RAS+ axes
+    geometry : for `crop` and `restore`
+    """
+    _require_recipe(recipe)
+    canonical, _ = to_canonical(image, affine)
+    box = _box(canonical, recipe)
+    geometry = Geometry(image.shape[:3], tuple(map(tuple, np.asarray(affine).tolist())), box)
+    prepared = crop(image, geometry).astype(np.float32, copy=False)
+    source, _ = _overlap(geometry)
+    _normalise_inplace(prepared, source, recipe, name)
+    return prepared, geometry
+
+
+def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Reorient (X, Y, Z) or (X, Y, Z, C) to RAS+ and cut out the box, with zeros outside."""
+    canonical, _ = to_canonical(array, np.array(geometry.affine))
+    inside_box, inside_volume = _overlap(geometry)
+    cropped = np.zeros((*geometry.prepared_shape, *array.shape[3:]), array.dtype)
+    cropped[inside_box] = canonical[inside_volume]
+    return cropped
+
+
+def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray:
+    """Put a prediction back where it belongs in the file: the inverse of `crop`.
+
+    Parameters
+    ----------
+    prediction : (X, Y, Z) labels in the prepared space of the case
+    case : the prepared case, or its geometry alone
+
+    Returns
+    -------
+    array : in the original shape and orientation, zero outside the box; same dtype
+    """
+    geometry = case.geometry if isinstance(case, PreparedCase) else case
+    if prediction.shape != geometry.prepared_shape:
+        raise InputError(
+            f"prediction: got shape {prediction.shape}, expected {geometry.prepared_shape}"
+        )
+    inside_box, inside_volume = _overlap(geometry)
+    canonical = np.zeros(geometry.canonical_shape, prediction.dtype)
+    canonical[inside_volume] = prediction[inside_box]
+    return from_canonical(canonical, np.array(geometry.affine))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` only when it is complete and on the disk."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _prepare_cases(
+    task: Task, folder: Path, recipe: str, workers: int, progress: bool
+) -> list[PreparedCase]:
+    """Prepare all cases on threads, in the order of the task; the first error stops the rest."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="minibrain-prepare")
+    try:
+        jobs = [pool.submit(_prepare_case, task, case, folder, recipe) for case in task.training]
+        finished = as_completed(jobs)
+        for job in tqdm(finished, "prepare", len(jobs), unit="case", disable=not progress):
+            job.result()
+        return [job.result() for job in jobs]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> PreparedCase:
+    try:
+        data = read_case(task, case)
+        image, geometry = prepare_image(data.image, data.affine, recipe=recipe, name=case.name)
+        label = crop(data.label, geometry)
+        for kind, array in (("image", image), ("label", label)):
+            with replacing(folder / f"{case.name}.{kind}.npy") as file:
+                np.save(file, array)
+    except Exception as error:
+        error.add_note(f"while preparing case {case.name}")
+        raise
+    voxels = np.bincount(label.ravel(), minlength=len(task.classes))
+    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry)
+
+
+def _has_tumour(case: PreparedCase) -> bool:
+    return sum(case.voxels[1:]) >= LEAST_TUMOUR * sum(case.voxels)
+
+
+# --- the box ---------------------------------------------------------------------------------
+
+
+def _box(canonical: np.ndarray, recipe: str) -> tuple[tuple[int, int], ...]:
+    """(start, stop) along each RAS+ axis of an (X, Y, Z, C) image."""
+    if recipe == "reference" and canonical.shape[:3] == REFERENCE_SHAPE:
+        return REFERENCE_BOX
+    nonzero = np.any(canonical != 0, axis=3)
+    return tuple(
+        _grow(nonzero.any(axis=tuple({0, 1, 2} - {axis})), multiple=16) for axis in range(3)
+    )
+
+
+def _grow(occupied: np.ndarray, multiple: int) -> tuple[int, int]:
+    """The extent of the true entries (of all, when none is), grown about its centre."""
+    positions = np.flatnonzero(occupied) if occupied.any() else np.arange(len(occupied))
+    start, stop = int(positions[0]), int(positions[-1]) + 1
+    missing = -(stop - start) % multiple
+    start -= missing // 2
+    return start, stop + missing - missing // 2
+
+
+def _overlap(geometry: Geometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The common part of box and volume, as slices of the box and as slices of the volume."""
+    inside_box, inside_volume = [], []
+    for (start, stop), size in zip(geometry.box, geometry.canonical_shape, strict=True):
+        first, last = max(start, 0), min(stop, size)
+        inside_box.append(slice(first - start, last - start))
+        inside_volume.append(slice(first, last))
+    return tuple(inside_box), tuple(inside_volume)
+
+
+# --- normalisation ---------------------------------------------------------------------------
+
+
+def _normalise_inplace(
+    image: np.ndarray, inside: tuple[slice, ...], recipe: str, name: str
+) -> None:
+    """Normalise each channel with statistics of what lies inside the volume.
+
+    Statistics and quotients are float64, held for one channel or one plane at a time.
+    """
+    for number in range(image.shape[-1]):
+        channel = image[..., number]
+        values = channel[inside]
+        if recipe == "zscore":
+            values = values[values != 0]
+        if values.size == 0 or values.min() == values.max():
+            warnings.warn(f"{name}: channel {number} is constant, prepared as zeros", stacklevel=2)
+            channel[...] = 0
+            continue
+        if recipe == "zscore":
+            # np.std takes two passes: the mean first, then the squares about it.
+            shift, scale = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+        else:
+            shift = values.min().astype(np.float64)
+            scale = values.max().astype(np.float64) - shift
+        for plane in channel:
+            normal = (plane - shift) / scale
+            plane[...] = np.where(plane == 0, 0, normal) if recipe == "zscore" else normal
+
+
+# --- the cache -------------------------------------------------------------------------------
+
+
+def _fingerprint(task: Task, recipe: str) -> str:
+    """A hash of all that the prepared arrays depend on; no image is opened for it."""
+    digest = hashlib.sha256((task.folder / "dataset.json").read_bytes())
+    digest.update(f"|format {FORMAT}|recipe {recipe}".encode())
+    for case in task.training:
+        for path in (*case.images, case.label):
+            status = path.stat()
+            relative = os.path.relpath(path, task.folder)
+            digest.update(f"|{relative}|{status.st_size}|{status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _record(case: PreparedCase) -> dict:
+    return {"name": case.name, "voxels": case.voxels, "geometry": asdict(case.geometry)}
+
+
+def _read_index(folder: Path) -> list[PreparedCase] | None:
+    """The cases of a complete preparation, or None."""
+    try:
+        records = json.loads((folder / "index.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    cases = [
+        PreparedCase(
+            name=record["name"],
+            folder=folder,
+            voxels=tuple(record["voxels"]),
+            geometry=Geometry(**{key: _tuples(value) for key, value in record["geometry"].items()}),
+        )
+        for record in records
+    ]
+    arrays = (folder / f"{case.name}.{kind}.npy" for case in cases for kind in ("image", "label"))
+    return cases if all(path.exists() for path in arrays) else None
+
+
+def _tuples(value):
+    """JSON's lists as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _require_recipe(recipe: str) -> None:
+    if recipe not in RECIPES:
+        raise InputError(f"recipe: got {recipe!r}, expected one of {', '.join(RECIPES)}")

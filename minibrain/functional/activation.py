@@ -1,0 +1,78 @@
+"""Elementwise operations, and softmax over the channels."""
+
+from minibrain.arrays import array_module
+from minibrain.philox import random_uint16
+from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
+
+
+def relu_forward(x):
+    """y = max(x, 0). Returns (y, saved), y in the shape of x."""
+    y = array_module(x).maximum(x, 0)
+    return y, ReluSaved(y)
+
+
+def relu_backward(dy, saved: ReluSaved):
+    """dx = dy where the output was positive; at 0 the derivative is taken as 0."""
+    return dy * (saved.y > 0)
+
+
+def sigmoid_forward(x):
+    """y = 1 / (1 + exp(−x)), for any finite x. Returns (y, saved), y in the shape of x."""
+    xp = array_module(x)
+    y = xp.exp(-xp.logaddexp(0, -x))
+    return y, SigmoidSaved(y)
+
+
+def sigmoid_backward(dy, saved: SigmoidSaved):
+    """dx = dy · y · (1 − y)."""
+    return dy * saved.y * (1 - saved.y)
+
+
+def softmax_forward(x):
+    """y[c] = exp(x[c]) / Σ_j exp(x[j]) over the last axis.
+
+    The largest x is subtracted first: the result is the same and exp cannot overflow.
+    Returns (y, saved), y in the shape of x.
+    """
+    xp = array_module(x)
+    y = xp.exp(x - x.max(axis=-1, keepdims=True))
+    y /= y.sum(axis=-1, keepdims=True)
+    return y, SoftmaxSaved(y)
+
+
+def softmax_backward(dy, saved: SoftmaxSaved):
+    """dx[c] = y[c] · (dy[c] − Σ_j dy[j]·y[j])."""
+    y = saved.y
+    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+
+
+def dropout_forward(x, rate: float, key: tuple[int, int, int]):
+    """Set values to 0 with probability `rate` and scale the others so that the mean stays.
+
+    Parameters
+    ----------
+    x : array of any shape
+    rate : in [0, 1), rounded to a multiple of 2^-16
+    key : (seed, step, layer), which alone decide the mask
+
+    Returns
+    -------
+    y : in the shape of x
+    saved : DropoutSaved, the key and not the mask
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
+    saved = DropoutSaved(rate, key)
+    return x * _dropout_factor(x, saved), saved
+
+
+def dropout_backward(dy, saved: DropoutSaved):
+    """dx = dy times the same mask and scale, computed again."""
+    return dy * _dropout_factor(dy, saved)
+
+
+def _dropout_factor(x, saved: DropoutSaved):
+    """1 / (1 − rate) where a value is kept and 0 elsewhere, in the dtype of x."""
+    threshold = min(round(saved.rate * 65536), 65535)
+    keep = random_uint16(x.shape, saved.key, array_module(x)) >= threshold
+    return keep.astype(x.dtype) * (65536 / (65536 - threshold))

@@ -1,0 +1,105 @@
+"""The ways down, up and across a U-Net: max-pool, nearest upsampling, concatenation."""
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.geometry import conv_geometry, per_axis
+from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
+
+
+def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
+    """The largest value under each kernel; padding never wins.
+
+    Parameters
+    ----------
+    x : (N, *S, C) float array
+    kernel_size, stride, dilation : int, or one per axis; stride is the kernel size if None
+    padding : as in conv_forward
+
+    Returns
+    -------
+    y : (N, *T, C), T as in conv_forward
+    saved : MaxPoolSaved
+
+    Raises
+    ------
+    ValueError : an output axis would be < 1
+    """
+    xp = array_module(x)
+    stride = kernel_size if stride is None else stride
+    geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
+    padded = xp.full((len(x), *geometry.padded_size, x.shape[-1]), -np.inf, x.dtype)
+    padded[(slice(None), *geometry.interior)] = x
+    y, winner = None, None
+    for number, tap in enumerate(geometry.taps()):
+        candidate = padded[_window(tap, geometry)]
+        if y is None:
+            y, winner = candidate.copy(), xp.zeros(candidate.shape, np.int32)
+        else:
+            winner[candidate > y] = number  # of equal values the first one wins
+            y = xp.maximum(y, candidate)
+    return y, MaxPoolSaved(winner, geometry)
+
+
+def max_pool_backward(dy, saved: MaxPoolSaved):
+    """Each dy goes to the voxel that won; where windows overlap, gradients add."""
+    winner, geometry = saved
+    dpadded = array_module(dy).zeros((len(dy), *geometry.padded_size, dy.shape[-1]), dy.dtype)
+    for number, tap in enumerate(geometry.taps()):
+        dpadded[_window(tap, geometry)] += dy * (winner == number)
+    return dpadded[(slice(None), *geometry.interior)]
+
+
+def _window(tap, geometry):
+    """Index of the padded voxels that this tap meets, one per output position."""
+    axes = zip(tap, geometry.output_size, geometry.stride, geometry.dilation, strict=True)
+    return (slice(None), *(slice(d * k, d * k + s * (n - 1) + 1, s) for k, n, s, d in axes))
+
+
+def upsample_forward(x, factor=2):
+    """Repeat every voxel `factor` times along every spatial axis (nearest neighbour).
+
+    Parameters
+    ----------
+    x : (N, *S, C) array
+    factor : int, or one per axis
+
+    Returns
+    -------
+    y : (N, *(S·factor), C)
+    saved : UpsampleSaved
+    """
+    factor = per_axis(factor, x.ndim - 2, "factor")
+    y = x
+    for axis, times in enumerate(factor, start=1):
+        y = array_module(x).repeat(y, times, axis=axis)
+    return y, UpsampleSaved(factor)
+
+
+def upsample_backward(dy, saved: UpsampleSaved):
+    """A voxel that was used many times gets the sum of their gradients."""
+    n, *size, c = dy.shape
+    blocks = [m for s, f in zip(size, saved.factor, strict=True) for m in (s // f, f)]
+    return dy.reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
+
+
+def concat_forward(a, b):
+    """Join two arrays along the channels.
+
+    Parameters
+    ----------
+    a, b : (N, *S, A), (N, *S, B)
+
+    Returns
+    -------
+    y : (N, *S, A + B)
+    saved : ConcatSaved
+    """
+    if a.shape[:-1] != b.shape[:-1]:
+        raise ValueError(f"a and b must agree in all but their channels, got {a.shape}, {b.shape}")
+    return array_module(a).concatenate([a, b], axis=-1), ConcatSaved(a.shape[-1])
+
+
+def concat_backward(dy, saved: ConcatSaved):
+    """Split: (da, db)."""
+    return dy[..., : saved.channels], dy[..., saved.channels :]

@@ -1,0 +1,203 @@
+"""Layers own parameters and call the functional pairs; they keep nothing of a call.
+
+All have the same two methods, so that they can be put in a chain:
+
+    y, saved = layer.forward(x, training=False, step=0)
+    dx = layer.backward(dy, saved, input_gradient=True)
+
+backward adds to the gradients of the layer's parameters. `training` and `step` matter to dropout
+and batch norm alone; input_gradient=False spares the first layer of a network its dx.
+`parameters` are learned; `buffers` are stored with them but not learned.
+"""
+
+import numpy as np
+
+from minibrain.functional import (
+    batch_norm_backward,
+    batch_norm_forward,
+    conv_backward,
+    conv_forward,
+    conv_transpose_backward,
+    conv_transpose_forward,
+    dropout_backward,
+    dropout_forward,
+    instance_norm_backward,
+    instance_norm_forward,
+    max_pool_backward,
+    max_pool_forward,
+    relu_backward,
+    relu_forward,
+    upsample_backward,
+    upsample_forward,
+)
+from minibrain.parameter import Parameter
+from minibrain.saved import new_saved
+
+
+class Layer:
+    """A layer without parameters, as far as its parameters go."""
+
+    def __init__(self, **parameters):
+        self.parameters = {name: Parameter(value) for name, value in parameters.items()}
+        self.buffers = {}
+
+    def values(self):
+        return [parameter.value for parameter in self.parameters.values()]
+
+    def add_gradients(self, *gradients):
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad += gradient
+
+
+class Conv(Layer):
+    """Stride-1 convolution that keeps the size. weight (*K, C, O), bias (O,)."""
+
+    def __init__(self, weight):
+        super().__init__(weight=weight, bias=np.zeros(weight.shape[-1], weight.dtype))
+
+    def forward(self, x, training=False, step=0):
+        weight, bias = self.values()
+        return conv_forward(x, weight, bias, padding="same")
+
+    def backward(self, dy, saved, input_gradient=True):
+        dx, dweight, dbias = conv_backward(dy, saved, input_gradient=input_gradient)
+        self.add_gradients(dweight, dbias)
+        return dx
+
+
+class ConvTranspose(Layer):
+    """Transposed convolution whose stride is its kernel size. weight (*K, O, C), bias (O,)."""
+
+    def __init__(self, weight):
+        super().__init__(weight=weight, bias=np.zeros(weight.shape[-2], weight.dtype))
+
+    def forward(self, x, training=False, step=0):
+        weight, bias = self.values()
+        return conv_transpose_forward(x, weight, bias, stride=weight.shape[:-2])
+
+    def backward(self, dy, saved, input_gradient=True):
+        dx, dweight, dbias = conv_transpose_backward(dy, saved, input_gradient=input_gradient)
+        self.add_gradients(dweight, dbias)
+        return dx
+
+
+class InstanceNorm(Layer):
+    """Instance normalisation with gamma and beta (C,)."""
+
+    def __init__(self, channels, dtype=np.float32):
+        super().__init__(gamma=np.ones(channels, dtype), beta=np.zeros(channels, dtype))
+
+    def forward(self, x, training=False, step=0):
+        return instance_norm_forward(x, *self.values())
+
+    def backward(self, dy, saved, input_gradient=True):
+        dx, *gradients = instance_norm_backward(dy, saved)
+        self.add_gradients(*gradients)
+        return dx
+
+
+class BatchNorm(Layer):
+    """Batch normalisation with gamma, beta, running_mean and running_variance, all (C,).
+
+    In training the running statistics move by 1 − momentum towards the batch's.
+    """
+
+    momentum = 0.9
+
+    def __init__(self, channels, dtype=np.float32):
+        super().__init__(gamma=np.ones(channels, dtype), beta=np.zeros(channels, dtype))
+        self.buffers = {
+            "running_mean": Parameter(np.zeros(channels, dtype)),
+            "running_variance": Parameter(np.ones(channels, dtype)),
+        }
+
+    def forward(self, x, training=False, step=0):
+        running = [buffer.value for buffer in self.buffers.values()]
+        y, saved = batch_norm_forward(x, *self.values(), *running, training=training)
+        if training:
+            for value, batch in zip(running, (saved.mean, saved.variance), strict=True):
+                value += (1 - self.momentum) * (batch.ravel() - value)
+        return y, saved
+
+    def backward(self, dy, saved, input_gradient=True):
+        dx, *gradients = batch_norm_backward(dy, saved)
+        self.add_gradients(*gradients)
+        return dx
+
+
+class ReLU(Layer):
+    def forward(self, x, training=False, step=0):
+        return relu_forward(x)
+
+    def backward(self, dy, saved, input_gradient=True):
+        return relu_backward(dy, saved)
+
+
+class Dropout(Layer):
+    """Dropout whose mask is drawn from (seed, step, number of this layer)."""
+
+    def __init__(self, rate, seed, number):
+        super().__init__()
+        self.rate, self.seed, self.number = rate, seed, number
+
+    def forward(self, x, training=False, step=0):
+        rate = self.rate if training else 0.0
+        return dropout_forward(x, rate, (self.seed, step, self.number))
+
+    def backward(self, dy, saved, input_gradient=True):
+        return dropout_backward(dy, saved)
+
+
+class MaxPool(Layer):
+    """Halve every axis: the largest of 2^rank voxels."""
+
+    def forward(self, x, training=False, step=0):
+        return max_pool_forward(x, 2)
+
+    def backward(self, dy, saved, input_gradient=True):
+        return max_pool_backward(dy, saved)
+
+
+class Upsample(Layer):
+    """Double every axis by repeating voxels."""
+
+    def forward(self, x, training=False, step=0):
+        return upsample_forward(x, 2)
+
+    def backward(self, dy, saved, input_gradient=True):
+        return upsample_backward(dy, saved)
+
+
+class Chain:
+    """Named layers one after the other; backward goes through them in reverse."""
+
+    def __init__(self, **layers):
+        self.layers = layers
+
+    def forward(self, x, training=False, step=0):
+        saved = new_saved(training)
+        for layer in self.layers.values():
+            x, kept = layer.forward(x, training, step)
+            saved.append(kept)
+        return x, saved
+
+    def backward(self, dx, saved, input_gradient=True):
+        first, *others = self.layers.values()
+        for layer in reversed(others):
+            dx = layer.backward(dx, saved.pop())
+        return first.backward(dx, saved.pop(), input_gradient)
+
+    @property
+    def parameters(self):
+        return self._named("parameters")
+
+    @property
+    def buffers(self):
+        return self._named("buffers")
+
+    def _named(self, kind):
+        return {
+            f"{layer_name}.{name}": parameter
+            for layer_name, layer in self.layers.items()
+            for name, parameter in getattr(layer, kind).items()
+        }

@@ -1,0 +1,135 @@
+"""Scores of a segmentation, all from one confusion matrix.
+
+confusion[t, p] counts the voxels of true class t that were predicted as p, in int64. With TP, FP
+and FN read off it for a class,
+
+    IoU = TP/(TP + FP + FN)      Dice = F1 = 2·TP/(2·TP + FP + FN)
+    recall = TP/(TP + FN)        precision = TP/(TP + FP)
+
+A class that is in neither truth nor prediction has no score: NaN, left out of means and counted,
+never a silent 0 or 1. All scores are higher-is-better, in [0, 1].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Count voxels by (true class, predicted class).
+
+    Parameters
+    ----------
+    labels, predictions : integer arrays of one shape, values in [0, classes)
+
+    Returns
+    -------
+    (classes, classes) int64
+
+    Raises
+    ------
+    ValueError : shapes differ, or a value is not a class
+    """
+    if labels.shape != predictions.shape:
+        raise ValueError(
+            f"labels {labels.shape} and predictions {predictions.shape} differ in shape"
+        )
+    for name, values in (("labels", labels), ("predictions", predictions)):
+        if values.dtype.kind not in "iu":
+            raise ValueError(f"{name} must be integers, got {values.dtype}")
+        if values.size and not (0 <= values.min() and values.max() < classes):
+            raise ValueError(
+                f"{name} must be in [0, {classes}), got {values.min()} to {values.max()}"
+            )
+    pairs = labels.ravel().astype(np.int64) * classes + predictions.ravel()
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
+
+
+def iou_score(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) -> (..., C) intersection over union of every class."""
+    tp, fp, fn = _counts(confusion)
+    return _ratio(tp, tp + fp + fn)
+
+
+def dice_score(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) -> (..., C) Dice, which is the F1 score, of every class."""
+    tp, fp, fn = _counts(confusion)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def recall_score(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) -> (..., C) share of the true voxels that were found; NaN without truth."""
+    tp, _, fn = _counts(confusion)
+    return _ratio(tp, tp + fn)
+
+
+def precision_score(confusion: np.ndarray) -> np.ndarray:
+    """(..., C, C) -> (..., C) share of the predicted voxels that are true; NaN if none is."""
+    tp, fp, _ = _counts(confusion)
+    return _ratio(tp, tp + fp)
+
+
+SCORES = {
+    "iou": iou_score,
+    "dice": dice_score,
+    "recall": recall_score,
+    "precision": precision_score,
+}
+
+
+class Summary(NamedTuple):
+    """One score of a set of cases, the four ways that papers mix up, and per class.
+
+    `pooled` sums the confusion matrices first; `per_case` scores every case and averages over
+    those in which the class has a score, `absent` being the number of the others.
+    """
+
+    pooled: np.ndarray  # (C,)
+    per_case: np.ndarray  # (C,)
+    absent: np.ndarray  # (C,) int
+    pooled_mean: float
+    pooled_foreground_mean: float
+    per_case_mean: float
+    per_case_foreground_mean: float
+
+
+def summarize(confusions: np.ndarray, score=iou_score) -> Summary:
+    """Score a set of cases.
+
+    Parameters
+    ----------
+    confusions : (cases, C, C), one confusion matrix a case; class 0 is the background
+    score : one of the functions of this module
+
+    Returns
+    -------
+    Summary : a case's mean is over the classes it has; a mean of nothing is NaN
+    """
+    confusions = np.asarray(confusions)
+    pooled = score(confusions.sum(axis=0))
+    cases = score(confusions)
+    return Summary(
+        pooled=pooled,
+        per_case=_mean(cases, axis=0),
+        absent=np.isnan(cases).sum(axis=0),
+        pooled_mean=float(_mean(pooled)),
+        pooled_foreground_mean=float(_mean(pooled[1:])),
+        per_case_mean=float(_mean(_mean(cases, axis=1))),
+        per_case_foreground_mean=float(_mean(_mean(cases[:, 1:], axis=1))),
+    )
+
+
+def _counts(confusion):
+    """True positives, false positives, false negatives of every class."""
+    tp = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return tp, confusion.sum(axis=-2) - tp, confusion.sum(axis=-1) - tp
+
+
+def _ratio(part, whole):
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean(values, axis=None):
+    """Mean of the values that are not NaN; NaN where there are none."""
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0).sum(axis=axis), present.sum(axis=axis))

@@ -1,0 +1,44 @@
+"""The two reference networks, and a small one of each for a machine without a GPU.
+
+Every keyword of `UNet` can be given to override the preset's.
+"""
+
+from minibrain.models.unet import UNet
+
+CHANNELS = (16, 32, 64, 128, 256)
+SMALL_CHANNELS = (8, 16, 32)
+
+
+def brain_3d(**overrides) -> UNet:
+    """The 3D reference network: 5,649,652 parameters, four modalities to four classes."""
+    options = {
+        "channels": CHANNELS,
+        "norm": "instance",
+        "up": "transposed",
+        "dropout": (0.1, 0.1, 0.2, 0.2, 0.3),
+        "initializer": "he",
+        "plain_end": True,
+    }
+    return UNet(3, 4, 4, **(options | overrides))
+
+
+def brain_2d(**overrides) -> UNet:
+    """The 2D reference network: 1,962,532 parameters, FLAIR and T1gd to four classes."""
+    options = {
+        "channels": CHANNELS,
+        "norm": "none",
+        "up": "nearest",
+        "dropout": 0.0,
+        "initializer": "glorot",
+    }
+    return UNet(2, 2, 4, **(options | overrides))
+
+
+def brain_3d_small(**overrides) -> UNet:
+    """brain_3d with three levels of half the width."""
+    return brain_3d(**({"channels": SMALL_CHANNELS, "dropout": 0.0} | overrides))
+
+
+def brain_2d_small(**overrides) -> UNet:
+    """brain_2d with three levels of half the width."""
+    return brain_2d(**({"channels": SMALL_CHANNELS} | overrides))

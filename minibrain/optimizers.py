@@ -1,0 +1,111 @@
+"""Adam, and a learning rate that is halved when progress stops."""
+
+from collections.abc import Iterable, Mapping
+
+from minibrain.arrays import array_module, like
+from minibrain.parameter import Parameter
+
+
+def adam_update(gradient, mean, square, step, *, learning_rate, beta1, beta2, epsilon):
+    """One step of Adam as a function of its state.
+
+    m ← β₁m + (1 − β₁)g,    v ← β₂v + (1 − β₂)g²,
+    update = −learning_rate · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
+
+    Parameters
+    ----------
+    gradient, mean, square : arrays of one shape: g, m and v
+    step : t, counted from 1
+
+    Returns
+    -------
+    update, mean, square : what to add to the parameters, and the new m and v
+
+    References
+    ----------
+    Kingma & Ba, arXiv:1412.6980
+    """
+    mean = beta1 * mean + (1 - beta1) * gradient
+    square = beta2 * square + (1 - beta2) * gradient * gradient
+    root = array_module(gradient).sqrt(square / (1 - beta2**step)) + epsilon
+    return -learning_rate / (1 - beta1**step) * mean / root, mean, square
+
+
+class Adam:
+    """Adam over all parameters at once: they are laid end to end, so that a step is a handful of
+    array operations however many parameters there are.
+
+    Parameters
+    ----------
+    parameters : Parameters, or a mapping from names to them
+    learning_rate : may be changed between steps
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter] | Iterable[Parameter],
+        learning_rate: float = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ):
+        if isinstance(parameters, Mapping):
+            parameters = parameters.values()
+        self.parameters = list(parameters)
+        self.learning_rate = learning_rate
+        self.constants = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
+        self.steps = 0
+        self.mean, self.square = 2 * (0 * self._gradient(),)
+
+    def step(self):
+        """Change every parameter in place along its gradient; the moments follow its dtype."""
+        gradient = self._gradient()
+        self.steps += 1
+        update, self.mean, self.square = adam_update(
+            gradient,
+            like(self.mean, gradient),
+            like(self.square, gradient),
+            self.steps,
+            learning_rate=self.learning_rate,
+            **self.constants,
+        )
+        start = 0
+        for parameter in self.parameters:
+            value = parameter.value
+            value += update[start : start + value.size].reshape(value.shape)
+            start += value.size
+
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad.fill(0)
+
+    def _gradient(self):
+        gradients = [parameter.grad.ravel() for parameter in self.parameters]
+        return array_module(gradients[0]).concatenate(gradients)
+
+
+class HalveOnPlateau:
+    """Halve an optimizer's learning rate after `patience` epochs without a lower loss.
+
+    Parameters
+    ----------
+    optimizer : has a learning_rate
+    patience : epochs to wait
+    minimum : the learning rate is not halved below it
+    """
+
+    def __init__(self, optimizer: Adam, patience: int = 5, minimum: float = 1e-6):
+        self.optimizer, self.patience, self.minimum = optimizer, patience, minimum
+        self.best, self.waited = float("inf"), 0
+
+    def update(self, loss: float):
+        """Call once an epoch with the validation loss."""
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            halved = self.optimizer.learning_rate / 2
+            self.optimizer.learning_rate = max(self.minimum, halved)
+            self.waited = 0

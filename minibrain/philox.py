@@ -1,0 +1,49 @@
+"""Random numbers by counting: Philox4x32-10, the same bits in NumPy, CuPy and CUDA.
+
+A counter-based generator has no state. Word i of stream (seed, step, layer) is a function of
+those four numbers alone, so a dropout mask need not be stored: backward computes it again.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from math import prod
+
+LOW = 0xFFFFFFFF
+
+
+def philox(counter, key):
+    """Ten rounds over a counter of four 32-bit words with a key of two.
+
+    Parameters
+    ----------
+    counter : four uint64 arrays (or arrays and ints) with values below 2^32
+    key : two ints below 2^32
+    Returns
+    -------
+    four uint64 arrays with values below 2^32
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1 & LOW, p0 >> 32 ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + 0x9E3779B9) & LOW, (k1 + 0xBB67AE85) & LOW
+    return c0, c1, c2, c3
+
+
+def random_uint16(shape: tuple[int, ...], key: tuple[int, int, int], xp):
+    """Uniform 16-bit integers; element i is half-word i % 8 of counter i // 8.
+
+    Parameters
+    ----------
+    shape : of the result
+    key : (seed, step, layer), seed below 2^64, step and layer below 2^32
+    xp : numpy or cupy, where the result is made
+    """
+    seed, step, layer = key
+    size = prod(shape)
+    block = xp.arange(-(-size // 8), dtype=xp.uint64)
+    zero = xp.zeros_like(block)
+    counter = (block & LOW, block >> 32, zero + layer, zero + step)
+    words = philox(counter, (seed & LOW, seed >> 32))
+    return xp.stack(words, axis=-1).astype(xp.uint32).view(xp.uint16).ravel()[:size].reshape(shape)

@@ -1,0 +1,83 @@
+"""What every forward hands to its backward: references, named, and nothing else."""
+
+from typing import Any, NamedTuple
+
+from minibrain.geometry import ConvGeometry
+
+Array = Any
+
+
+class ConvSaved(NamedTuple):
+    x: Array  # (N, *S, C)
+    weight: Array  # (*K, C, O); for a transposed convolution (*K, O, C)
+    geometry: ConvGeometry
+
+
+class MaxPoolSaved(NamedTuple):
+    winner: Array  # (N, *T, C) int: number of the kernel tap that held the largest value
+    geometry: ConvGeometry
+
+
+class UpsampleSaved(NamedTuple):
+    factor: tuple[int, ...]
+
+
+class ConcatSaved(NamedTuple):
+    channels: int  # of the first array
+
+
+class NormSaved(NamedTuple):
+    x: Array  # (N, *S, C)
+    gamma: Array  # (C,)
+    mean: Array  # broadcasts against x
+    variance: Array
+    inv_std: Array
+    axes: tuple[int, ...]  # averaged over; () where the statistics were given, not computed
+
+
+class ReluSaved(NamedTuple):
+    y: Array
+
+
+class SigmoidSaved(NamedTuple):
+    y: Array
+
+
+class SoftmaxSaved(NamedTuple):
+    y: Array
+
+
+class DropoutSaved(NamedTuple):
+    rate: float
+    key: tuple[int, int, int]  # the mask is computed again from it
+
+
+class CrossEntropySaved(NamedTuple):
+    log_p: Array  # (N, *S, C)
+    labels: Array  # (N, *S)
+
+
+class DiceSaved(NamedTuple):
+    p: Array  # (N, *S, C)
+    labels: Array  # (N, *S)
+    overlap: Array  # 2 Σ p·t + smooth, broadcasts against p
+    total: Array  # Σ p + Σ t + smooth
+
+
+class CceDiceSaved(NamedTuple):
+    cross_entropy: CrossEntropySaved
+    dice: DiceSaved
+    cce_weight: float
+    dice_weight: float
+
+
+class NothingSaved(list):
+    """The list of a forward without a backward: what is appended is forgotten, and freed."""
+
+    def append(self, item):
+        pass
+
+
+def new_saved(training: bool) -> list:
+    """Where a network collects, in order of use, what its layers save."""
+    return [] if training else NothingSaved()
