@@ -37,7 +37,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     for name, values in (("labels", labels), ("predictions", predictions)):
         if values.dtype.kind not in "iu":
             raise ValueError(f"{name} must be integers, got {values.dtype}")
-        if values.size and not (0 <= values.min() and values.max() < classes):
+        if values.size and not (values.min() >= 0 and values.max() < classes):
             raise ValueError(
                 f"{name} must be in [0, {classes}), got {values.min()} to {values.max()}"
             )

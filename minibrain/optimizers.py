@@ -53,10 +53,11 @@ class Adam:
         if isinstance(parameters, Mapping):
             parameters = parameters.values()
         self.parameters = list(parameters)
-        self.learning_rate = learning_rate
+        self.learning_rate = float(learning_rate)  # a NumPy float64 would make updates float64
         self.constants = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
         self.steps = 0
-        self.mean, self.square = 2 * (0 * self._gradient(),)
+        gradient = self._gradient()
+        self.mean = self.square = array_module(gradient).zeros_like(gradient)
 
     def step(self):
         """Change every parameter in place along its gradient; the moments follow its dtype."""

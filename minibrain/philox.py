@@ -7,6 +7,7 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
 from math import prod
+from operator import index
 
 LOW = 0xFFFFFFFF
 
@@ -40,7 +41,9 @@ def random_uint16(shape: tuple[int, ...], key: tuple[int, int, int], xp):
     key : (seed, step, layer), seed below 2^64, step and layer below 2^32
     xp : numpy or cupy, where the result is made
     """
-    seed, step, layer = key
+    seed, step, layer = map(index, key)
+    if not (0 <= seed <= LOW << 32 | LOW and 0 <= step <= LOW and 0 <= layer <= LOW):
+        raise ValueError(f"key must be (seed < 2^64, step < 2^32, layer < 2^32), got {key}")
     size = prod(shape)
     block = xp.arange(-(-size // 8), dtype=xp.uint64)
     zero = xp.zeros_like(block)

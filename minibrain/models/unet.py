@@ -238,5 +238,9 @@ def _check_options(norm, up, initializer, channels, rates):
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if not channels or not all(0 <= rate < 1 for rate in rates):
+        raise ValueError(
+            f"channels needs a level and dropout rates in [0, 1), got {channels} and {rates}"
+        )
     if len(rates) != len(channels):
         raise ValueError(f"dropout needs one rate per level, got {len(rates)} for {len(channels)}")

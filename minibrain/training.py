@@ -1,0 +1,74 @@
+"""The training step in the open, and what it costs in memory."""
+
+from copy import deepcopy
+from math import prod
+
+import numpy as np
+
+from minibrain.arrays import like
+from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
+from minibrain.models import UNet
+from minibrain.optimizers import Adam
+
+
+def train_step(model: UNet, optimizer: Adam, images, labels, step: int) -> float:
+    """One step of gradient descent on one batch.
+
+    Parameters
+    ----------
+    images : (N, *S, C) NumPy array, brought to the model's device and dtype
+    labels : (N, *S) integer classes
+    step : number of this step, a part of the dropout key
+
+    Returns
+    -------
+    loss : 0.5 · cross-entropy + 0.5 · Dice loss, before the step
+    """
+    images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
+    logits, saved = model.forward(images, training=True, step=step)
+    loss, loss_saved = cce_dice_loss_forward(logits, labels)
+    optimizer.zero_grad()
+    dlogits = cce_dice_loss_backward(1.0, loss_saved)
+    model.backward(dlogits, saved, input_gradient=False)
+    optimizer.step()
+    return float(loss)
+
+
+def to_model(x, model: UNet, dtype=None):
+    """A NumPy array on the device of a model, in its dtype or the given one."""
+    weight = next(iter(model.named_parameters().values())).value
+    return like(x, weight[:0].astype(dtype or weight.dtype))
+
+
+def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
+    """Bytes that a training step will need, nearly.
+
+    What forward saves is measured on a small input and scaled by the number of voxels. To it come
+    parameters, gradients and Adam's state (four times the parameters, and three more while Adam
+    works or, if larger, three of the largest activation while an operation works).
+
+    Parameters
+    ----------
+    batch_shape : (N, *S, C) of the images
+    """
+    model = deepcopy(model)  # a forward in training moves batch norm's running statistics
+    probe = (1, *(2**model.levels,) * model.rank, model.in_channels)
+    weights = [parameter.value for parameter in model.named_parameters().values()]
+    images = to_model(np.zeros(probe, np.float32), model)
+    logits, saved = model.forward(images, training=True)
+    arrays = {id(array): array for array in _arrays((images, logits, saved))}
+    for weight in weights:
+        arrays.pop(id(weight), None)
+    sizes = [array.nbytes for array in arrays.values()]
+    scale = prod(batch_shape[:-1]) / prod(probe[:-1])
+    parameters = sum(weight.nbytes for weight in weights)
+    return int(4 * parameters + scale * sum(sizes) + max(3 * parameters, scale * 3 * max(sizes)))
+
+
+def _arrays(value):
+    """Every array in nested lists and tuples."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _arrays(item)
+    elif hasattr(value, "nbytes"):
+        yield value
