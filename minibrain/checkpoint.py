@@ -12,7 +12,6 @@ from minibrain.files import replacing
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 
-
 # What np.load raises for files that are not what it wrote: a flipped bit in a zip directory can
 # ask for encryption (RuntimeError), a .npy file has no names (TypeError).
 UNREADABLE = (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile)
@@ -40,7 +39,7 @@ def load_network(path: Path, model: UNet) -> dict:
     InputError : not a checkpoint, damaged, or of another network
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a checkpoint: {error}") from error
@@ -51,12 +50,11 @@ def load_network(path: Path, model: UNet) -> dict:
         example = sorted(found ^ expected)[0]
         raise InputError(f"{path}: of another network: {example} is missing or not expected")
     for name, parameter in network.items():
-        array = arrays[f"network/{name}"]
-        if array.shape != parameter.value.shape:
-            raise InputError(
-                f"{path}: {name} has shape {array.shape}, expected {parameter.value.shape}"
-            )
-        parameter.value = like(array, parameter.value)
+        shape = arrays[f"network/{name}"].shape
+        if shape != parameter.value.shape:
+            raise InputError(f"{path}: {name} has shape {shape}, expected {parameter.value.shape}")
+    for name, parameter in network.items():
+        parameter.value = like(arrays[f"network/{name}"], parameter.value)
     return json.loads(str(arrays["about"]))
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
-from .augment import augment
-from .prepare import PreparedCase
+from minibrain.data.augment import augment
+from minibrain.data.prepare import PreparedCase
+from minibrain.errors import InputError
 
 
 class Batch(NamedTuple):
@@ -117,7 +117,14 @@ class Batches:
         return pending
 
 
-def batches(samples, batch_size: int, *, seed: int, epoch: int, training: bool) -> Batches:
+def batches(
+    samples: VolumeSamples | SliceSamples,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    training: bool,
+) -> Batches:
     """Iterate once over all samples; the last batch may be smaller.
 
     The result is the same, bit for bit, however the background thread is scheduled.

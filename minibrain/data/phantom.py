@@ -1,26 +1,19 @@
 """Generated brain tumours in the layout of the Medical Segmentation Decathlon.
 
-No patient, no download, no licence: a head that can be made anywhere, for examples, tests and
-speed measurements. Nothing learnt on phantoms says anything about patients.
-
-What is modelled, and why
--------------------------
+For examples, tests and timing only: nothing learnt on phantoms says anything about patients.
 Anatomy       a skull-stripped brain (exactly 0 outside, as in the official data): white matter, a
-              cortex folded around sulci, deep grey nuclei, ventricles. Everyone's differs a little.
-Look-alikes   what makes one voxel alone ambiguous. Vessels, meninges and choroid plexus take up
-              gadolinium like enhancing tumour; small lesions and caps around the ventricles shine on
-              FLAIR like edema; a necrotic core is as dark and wet as CSF. Only shape and
-              surroundings tell which is which, so a classifier of single voxels must do badly.
-Tumour        one (rarely two) irregular blobs of edema around a core that is a ring (enhancing rim,
-              necrotic centre), solid, patchy, or without any enhancement.
-Contrast      one table per family: an intensity per tissue and modality. Family "b" is another
-              scanner: same anatomy, other table; what was tuned on "a" is judged on it.
+              cortex folded around sulci, deep grey nuclei, ventricles; everyone's differs a little.
+Look-alikes   what makes one voxel ambiguous, so that shape and surroundings must decide: vessels,
+              meninges and choroid plexus enhance like tumour, lesions and caps around the
+              ventricles shine on FLAIR like edema, necrosis is dark and wet like CSF.
+Tumour        one or two irregular blobs of edema around a core that is a ring (enhancing rim,
+              necrotic centre), solid, patchy, or without any enhancement ("plain").
+Contrast      an intensity per tissue and modality; family "b" is another scanner.
 Acquisition   partial volume, texture, bias field, gain and Rician noise.
 
-Positions are in mm and random fields live on coarse grids over the field of view, so one index is
-the same head at every size; only the noise differs. Arithmetic is float64, storage int16, so that
-a case is the same bytes everywhere: its hash is a test. Changing any number here makes other data:
-then raise VERSION and freeze the new hashes.
+Positions are in mm and smooth fields live on coarse grids, so one index is the same head at every
+size; only the noise differs. Arithmetic is float64 and storage int16, so a case is the same bytes
+everywhere and its hash is a test. Who changes a number here raises VERSION and the hashes.
 """
 
 import json
@@ -34,111 +27,66 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-#from minibrain.data import nifti
+from minibrain.data import nifti
 from minibrain.errors import InputError
 
-VERSION = 1
-TASK = "Task01_BrainTumour"
+VERSION = 1  # dataset.json says it as the release
 MODALITIES = ("FLAIR", "T1w", "t1gd", "T2w")
 CLASSES = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
-FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm; a smaller size means larger voxels, not a smaller head
-BRAIN = (64.0, 76.0, 56.0)  # half-axes in mm: inside the reference recipe's 160 x 160 x 128 crop
-SMALLEST = 16  # voxels per axis: below it the structures are thinner than a voxel
-
-
-class Tissue(IntEnum):
-    WHITE = 0
-    GREY = 1
-    CSF = 2
-    LESION = 3  # FLAIR-bright, harmless
-    VESSEL = 4  # takes up gadolinium, harmless: also meninges and choroid plexus
-    EDEMA = 5
-    NECROSIS = 6
-    INFILTRATE = 7  # solid tumour without enhancement
-    ENHANCING = 8
-
-
+FULL_SIZE = (240, 240, 155)  # voxels of 1 mm, so also the field of view in mm at every size
+BRAIN = (64, 76, 56)  # half-axes in mm: inside the reference recipe's 160 x 160 x 128 crop
+Size = tuple[int, int, int]
+Tissue = IntEnum("Tissue", "WHITE GREY CSF LESION VESSEL EDEMA NECROSIS SOLID ENHANCING", start=0)
 LABELS = np.array([0, 0, 0, 0, 0, 1, 2, 2, 3], np.uint8)  # the class of each tissue
-
-CONTRAST = {  # rows are tissues in their order above, columns FLAIR, T1w, t1gd, T2w
-    "a": np.array(
-        [
-            (0.50, 0.72, 0.73, 0.38),
-            (0.62, 0.56, 0.58, 0.52),
-            (0.24, 0.28, 0.29, 0.88),
-            (0.77, 0.56, 0.57, 0.66),
-            (0.64, 0.52, 0.93, 0.58),
-            (0.76, 0.55, 0.56, 0.68),
-            (0.36, 0.33, 0.36, 0.83),
-            (0.64, 0.42, 0.45, 0.78),
-            (0.66, 0.51, 0.95, 0.61),
-        ]
-    ),
-    "b": np.array(
-        [
-            (0.42, 0.80, 0.78, 0.45),
-            (0.58, 0.60, 0.58, 0.60),
-            (0.16, 0.22, 0.24, 0.95),
-            (0.72, 0.62, 0.60, 0.74),
-            (0.56, 0.58, 0.88, 0.62),
-            (0.73, 0.60, 0.59, 0.76),
-            (0.30, 0.29, 0.33, 0.90),
-            (0.58, 0.46, 0.47, 0.84),
-            (0.60, 0.57, 0.90, 0.66),
-        ]
-    ),
-}
-
-
-# --- smooth random fields ------------------------------------------------------------------
-
-
-def _centres(count, extent):
-    """Voxel centres along one axis in mm, 0 in the middle of the field of view."""
-    return ((np.arange(count) + 0.5) / count - 0.5) * extent
+FAMILIES = ("a", "b")
+CONTRAST = [  # (tissue, family, modality), in the order of the names above
+    [(0.50, 0.72, 0.73, 0.38), (0.42, 0.80, 0.78, 0.45)],  # white matter
+    [(0.62, 0.56, 0.58, 0.52), (0.58, 0.60, 0.58, 0.60)],  # grey matter
+    [(0.24, 0.28, 0.29, 0.88), (0.16, 0.22, 0.24, 0.95)],  # CSF
+    [(0.74, 0.56, 0.57, 0.66), (0.72, 0.62, 0.60, 0.74)],  # lesion: a look-alike of edema
+    [(0.65, 0.52, 0.93, 0.59), (0.56, 0.58, 0.88, 0.62)],  # vessel, meninges, choroid plexus
+    [(0.74, 0.55, 0.56, 0.67), (0.73, 0.60, 0.59, 0.76)],  # edema
+    [(0.36, 0.33, 0.36, 0.83), (0.30, 0.29, 0.33, 0.90)],  # necrosis
+    [(0.64, 0.42, 0.45, 0.78), (0.58, 0.46, 0.47, 0.84)],  # solid tumour without enhancement
+    [(0.66, 0.51, 0.95, 0.61), (0.60, 0.57, 0.90, 0.66)],  # enhancing tumour
+]
 
 
 def _splines(count, extent, length):
     """(voxels, knots) cubic B-splines, one knot per `length` mm, rows of unit L2 norm."""
     knots = np.arange(-1, np.ceil(extent / length) + 2)
-    t = np.abs((_centres(count, extent)[:, None] + extent / 2) / length - knots)
+    t = np.abs((np.arange(count)[:, None] + 0.5) / count * extent / length - knots)
     weights = np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
 def smooth_noise(rng, size, length):
     """Gaussian noise of mean 0 and variance 1 everywhere, correlated over about `length` mm."""
-    bases = [_splines(n, extent, length) for n, extent in zip(size, FIELD_OF_VIEW, strict=True)]
+    bases = [_splines(n, extent, length) for n, extent in zip(size, FULL_SIZE, strict=True)]
     field = rng.standard_normal([basis.shape[1] for basis in bases])
     for basis in bases:  # each turn uses up the first axis and appends its fine one: x, y, z again
         field = np.tensordot(field, basis, axes=(0, 1))
     return field
 
 
-# --- anatomy -------------------------------------------------------------------------------
-
-
 def _head_frame(rng, size):
     """Every voxel's (x, y, z) in mm in the standard head: right, front, up from its centre."""
-    axes = [_centres(n, extent) for n, extent in zip(size, FIELD_OF_VIEW, strict=True)]
+    indexes = np.ogrid[tuple(slice(n) for n in size)]
     offset, stretch = rng.uniform(-3, 3, 3), rng.uniform(0.95, 1.04, 3)
-    grid = np.meshgrid(*axes, indexing="ij", sparse=True)
     return [
-        (axis - o) / s + 2.5 * smooth_noise(rng, size, 60)
-        for axis, o, s in zip(grid, offset, stretch, strict=True)
+        (((i + 0.5) / n - 0.5) * mm - o) / s + 2.5 * smooth_noise(rng, size, 60)
+        for i, n, mm, o, s in zip(indexes, size, FULL_SIZE, offset, stretch, strict=True)
     ]
 
 
 def _ellipsoid(frame, centre, axes):
     """Distance from `centre` in units of the half-axes: 1 on the surface."""
-    return np.sqrt(
-        sum(((p - c) / a) ** 2 for p, c, a in zip(frame, centre, axes, strict=True))
-    )
+    return np.sqrt(sum(((p - c) / a) ** 2 for p, c, a in zip(frame, centre, axes, strict=True)))
 
 
 def _anatomy(rng, size, frame):
-    """The tissue of every voxel and its depth in mm below the brain's surface."""
-    depth = BRAIN[0] * (1 - _ellipsoid(frame, (0, 0, 0), BRAIN))
+    """The tissue of every voxel and the masks of brain and ventricles."""
+    depth = BRAIN[0] * (1 - _ellipsoid(frame, (0, 0, 0), BRAIN))  # about mm below the surface
     mirrored = [np.abs(frame[0]), *frame[1:]]
     # A sulcus is a sheet where a smooth field vanishes; cortex lines sheets and surface alike.
     sulcus = np.where(depth < 20, 9 * np.abs(smooth_noise(rng, size, 18)), np.inf)
@@ -151,24 +99,21 @@ def _anatomy(rng, size, frame):
     width = rng.uniform(0.85, 1.3)
     ventricle = _ellipsoid(mirrored, (9, -2, 6), (7 * width, 30, 10 * width))
     _add_lookalikes(rng, tissue, depth, ventricle)
-    return tissue, depth, ventricle < 1
+    return tissue, depth > 0, ventricle < 1
 
 
 def _add_lookalikes(rng, tissue, depth, ventricle):
     """Write the ventricles, and healthy structures with the intensities of tumour."""
     size = tissue.shape
     white = tissue == Tissue.WHITE
-    caps = ventricle < 1.25 + 0.25 * smooth_noise(rng, size, 20)
-    tissue[white & (caps | (smooth_noise(rng, size, 14) > 1.7))] = Tissue.LESION
+    caps = ventricle < 1.3 + 0.2 * smooth_noise(rng, size, 20)
+    tissue[white & (caps | (smooth_noise(rng, size, 12) > 1.5))] = Tissue.LESION
     # A vessel is a tube around the line where two smooth fields vanish together.
-    vessel = np.hypot(smooth_noise(rng, size, 24), smooth_noise(rng, size, 24)) < 0.27
+    vessel = np.hypot(smooth_noise(rng, size, 24), smooth_noise(rng, size, 24)) < 0.32
     meninges = (depth < 3.5) & (smooth_noise(rng, size, 30) > 0.2)
     tissue[(vessel & (depth < 30)) | meninges] = Tissue.VESSEL
     tissue[ventricle < 1] = Tissue.CSF
     tissue[(ventricle < 1) & (smooth_noise(rng, size, 9) > 0.9)] = Tissue.VESSEL
-
-
-# --- tumour --------------------------------------------------------------------------------
 
 
 def _innermost(level, region, share):
@@ -182,7 +127,7 @@ def _blob(rng, size, frame):
     direction[0] += np.copysign(0.8, direction[0])  # tumours of the midline are rare
     direction *= rng.uniform(0.3, 0.6) / np.linalg.norm(direction)
     distance = _ellipsoid(frame, direction * BRAIN, rng.uniform(24, 34, 3))
-    return distance + 0.22 * smooth_noise(rng, size, 40) + 0.08 * smooth_noise(rng, size, 20)
+    return distance + 0.22 * smooth_noise(rng, size, 40) + 0.05 * smooth_noise(rng, size, 20)
 
 
 def _add_tumour(rng, tissue, frame, host):
@@ -191,90 +136,164 @@ def _add_tumour(rng, tissue, frame, host):
     level = _blob(rng, size, frame)
     if rng.random() < 0.15:
         level = np.minimum(level, _blob(rng, size, frame) + 0.3)
-    whole = _innermost(level, host, rng.uniform(0.10, 0.24))
+    whole = _innermost(level, host, rng.uniform(0.12, 0.25))
     level += 0.15 * smooth_noise(rng, size, 30)  # the core does not follow the edema's boundary
     core = _innermost(level, whole, rng.uniform(0.4, 0.55))
     patches = smooth_noise(rng, size, 18)
     tissue[whole] = Tissue.EDEMA
-    kind = rng.choice(["ring", "solid", "patchy", "plain"], p=[0.5, 0.2, 0.2, 0.1])
-    if kind == "plain":
-        tissue[core] = Tissue.INFILTRATE
-        return
     tissue[core] = Tissue.ENHANCING
-    if kind == "ring":
-        tissue[_innermost(level + 0.05 * patches, core, rng.uniform(0.25, 0.4))] = Tissue.NECROSIS
-    elif kind == "solid":
-        tissue[_innermost(patches, core, rng.uniform(0.1, 0.2))] = Tissue.NECROSIS
-    else:
-        tissue[_innermost(patches, core, rng.uniform(0.4, 0.6))] = Tissue.INFILTRATE
-
-
-# --- acquisition ---------------------------------------------------------------------------
+    kinds = {  # what does not enhance, what it fills first, and its least and largest share
+        "ring": (Tissue.NECROSIS, level + 0.05 * patches, 0.25, 0.4),
+        "solid": (Tissue.NECROSIS, patches, 0.1, 0.2),
+        "patchy": (Tissue.SOLID, patches, 0.4, 0.6),
+        "plain": (Tissue.SOLID, patches, 1, 1),
+    }
+    other, order, low, high = kinds[rng.choice(list(kinds), p=[0.5, 0.2, 0.2, 0.1])]
+    tissue[_innermost(order, core, rng.uniform(low, high))] = other
 
 
 def _acquire(rng, tissue, brain, contrast):
-    """One modality of the scanner: int16 intensities, 0 outside the brain and positive inside."""
-    contrast = contrast + 0.025 * rng.standard_normal(contrast.shape)
-    signal = gaussian_filter(contrast[tissue], rng.uniform(0.4, 0.6), truncate=3)  # partial volume
+    """The intensities of one modality inside the brain, all positive: (brain voxels,) float64."""
+    contrast = contrast + 0.03 * rng.standard_normal(contrast.shape)
+    signal = gaussian_filter(contrast[tissue], rng.uniform(0.3, 0.5), truncate=3)  # partial volume
     signal += 0.03 * smooth_noise(rng, tissue.shape, 16)  # texture of the tissue
-    signal *= np.exp(0.12 * smooth_noise(rng, tissue.shape, 110))  # bias field
-    inside = signal[brain]
-    noise = rng.uniform(0.035, 0.055)
-    real, imaginary = noise * rng.standard_normal((2, inside.size))
-    gain = 1000 * rng.uniform(0.7, 1.4)
-    image = np.zeros(tissue.shape, np.int16)
-    image[brain] = np.clip(np.rint(gain * np.hypot(inside + real, imaginary)), 1, 32767)
-    return image
+    signal *= np.exp(0.2 * smooth_noise(rng, tissue.shape, 110))  # bias field
+    real, imaginary = rng.uniform(0.025, 0.045) * rng.standard_normal((2, brain.sum()))
+    signal = 1000 * rng.uniform(0.7, 1.4) * np.hypot(signal[brain] + real, imaginary)
+    return np.clip(np.rint(signal), 1, np.iinfo(np.int16).max)
 
 
-def make_case(index, *, size=(240, 240, 155), seed=0, family="a", tumour=True):
+def make_case(
+    index: int, *, size: Size = FULL_SIZE, seed: int = 0, family: str = "a", tumour: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """One phantom, a function of its arguments alone.
 
     Parameters
     ----------
-    index, seed : int
-        Which head; not negative. The same pair is the same head at every size.
-    size : (int, int, int)
-        Voxels along x, y, z (RAS+), each at least 16; together they span 240 x 240 x 155 mm.
-    family : {"a", "b"}
-        The contrast table.
-    tumour : bool
-        False gives the same head without a tumour.
+    index, seed : which head, neither negative
+    size : voxels along x, y, z (RAS+), each at least 16, over 240 x 240 x 155 mm in all
+    family : the contrast table, "a" or "b"
+    tumour : False gives the same head without a tumour
 
     Returns
     -------
-    image : (X, Y, Z, 4) int16
-        FLAIR, T1w, t1gd, T2w in arbitrary units: 0 outside the brain, at least 1 inside.
-    label : (X, Y, Z) uint8
-        0 background, 1 edema, 2 non-enhancing tumour, 3 enhancing tumour.
+    image : (X, Y, Z, 4) int16, FLAIR, T1w, t1gd, T2w: 0 outside the brain, at least 1 inside
+    label : (X, Y, Z) uint8, 0 background, 1 edema, 2 non-enhancing, 3 enhancing tumour
 
     Raises
     ------
-    InputError
-        An argument outside these ranges.
+    InputError : an argument outside these ranges
     """
     size = _checked(size, family, index=index, seed=seed)
     anatomy_rng, tumour_rng, scanner_rng = np.random.default_rng([seed, index]).spawn(3)
     frame = _head_frame(anatomy_rng, size)
-    tissue, depth, ventricle = _anatomy(anatomy_rng, size, frame)
-    brain = depth > 0
+    tissue, brain, ventricles = _anatomy(anatomy_rng, size, frame)
     if tumour:
-        _add_tumour(tumour_rng, tissue, frame, brain & ~ventricle)
+        _add_tumour(tumour_rng, tissue, frame, brain & ~ventricles)
     tissue[~brain] = Tissue.CSF  # what the partial volume of the surface mixes with
-    image = np.empty((*size, len(MODALITIES)), np.int16)
+    contrast = np.array(CONTRAST)[:, FAMILIES.index(family)]
+    image = np.zeros((*size, len(MODALITIES)), np.int16)
     for channel, rng in enumerate(scanner_rng.spawn(len(MODALITIES))):
-        image[..., channel] = _acquire(rng, tissue, brain, CONTRAST[family][:, channel])
+        image[brain, channel] = _acquire(rng, tissue, brain, contrast[:, channel])
     return image, LABELS[tissue]
 
 
 def _checked(size, family, **counts):
     """The size as a tuple of int, or an InputError about the first bad argument."""
-    if family not in CONTRAST:
-        raise InputError(f"family: {family!r} is unknown, expected one of {', '.join(CONTRAST)}")
+    if family not in FAMILIES:
+        raise InputError(f"family: {family!r} is unknown, expected one of {', '.join(FAMILIES)}")
     for name, value in counts.items():
-        if value < 0:
-            raise InputError(f"{name}: is {value}, expected 0 or more")
+        least = int(name in ("cases", "workers"))
+        if value < least:
+            raise InputError(f"{name}: is {value}, expected {least} or more")
     size = tuple(int(n) for n in size)
-    if len(size) != 3 or min(size) < SMALLEST:
-        raise InputError(f"size: is {size}, expected three numbers of voxels >= {SMALLEST}")
+    if len(size) != 3 or min(size) < 16:  # below it the structures are thinner than a voxel
+        raise InputError(f"size: is {size}, expected three numbers of voxels >= 16")
     return size
+
+
+def write_task(
+    folder: str | os.PathLike,
+    *,
+    cases: int,
+    test_cases: int = 0,
+    size: Size = FULL_SIZE,
+    seed: int = 0,
+    family: str = "a",
+    workers: int = 2,
+    progress: bool = True,
+) -> Path:
+    """Write a Decathlon task of phantoms, or reuse the very same one written before.
+
+    Every tenth case (BRATS_008, ...) has no tumour. The folder appears only when it is complete.
+
+    Parameters
+    ----------
+    folder : the task folder itself, e.g. phantoms/Task01_BrainTumour
+    cases, test_cases : labelled cases (at least 1), and images without a label
+    size, seed, family : as for `make_case`
+    workers : threads; the files do not depend on it
+
+    Raises
+    ------
+    InputError : a bad argument, a folder that cannot be written or that holds anything else
+    """
+    size = _checked(size, family, seed=seed, cases=cases, test_cases=test_cases, workers=workers)
+    folder = Path(folder)
+    task = _description(cases, test_cases, size, seed, family)
+    if folder.exists():
+        written = folder / "dataset.json"
+        if not written.is_file() or written.read_bytes() != json.dumps(task, indent=4).encode():
+            raise InputError(f"{folder}: exists, expected no such folder or this very phantom task")
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".phantom-", dir=folder.parent) as draft:
+            _write_files(Path(draft, folder.name), task, workers, progress)
+            os.replace(Path(draft, folder.name), folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+    return folder
+
+
+def _description(cases, test_cases, size, seed, family):
+    """What dataset.json says: the official keys, and "phantom" with all that made the files."""
+    names = [f"BRATS_{index:03d}.nii.gz" for index in range(1, cases + test_cases + 1)]
+    training = [
+        {"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names[:cases]
+    ]
+    return {
+        "name": "BRATS",
+        "description": "Generated phantoms of brain tumours: no patients, no clinical meaning",
+        "reference": "minibrain.data.phantom",
+        "licence": "none needed: generated data",
+        "release": f"{VERSION}.0",
+        "tensorImageSize": "4D",
+        "modality": {str(i): name for i, name in enumerate(MODALITIES)},
+        "labels": {str(i): name for i, name in enumerate(CLASSES)},
+        "numTraining": cases,
+        "numTest": test_cases,
+        "training": training,
+        "test": [f"./imagesTs/{name}" for name in names[cases:]],
+        "phantom": {"size": size, "seed": seed, "family": family},
+    }
+
+
+def _write_files(folder, task, workers, progress):
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / name).mkdir(parents=True)
+    entries = task["training"] + [{"image": path} for path in task["test"]]
+    size = np.array(task["phantom"]["size"])
+    affine = np.diag([*(FULL_SIZE / size), 1])
+    affine[:3, 3] = affine[:3, :3] @ (1 - size) / 2  # RAS+, the centre of the head at 0
+
+    def write(index, entry):
+        image, label = make_case(index, tumour=index % 10 != 8, **task["phantom"])
+        nifti.write_image(folder / entry["image"], image, affine)
+        if "label" in entry:
+            nifti.write_prediction(folder / entry["label"], label, affine)
+
+    with ThreadPoolExecutor(workers) as pool:
+        written = pool.map(write, range(1, len(entries) + 1), entries)
+        list(tqdm(written, "phantoms", len(entries), disable=not progress))
+    (folder / "dataset.json").write_bytes(json.dumps(task, indent=4).encode())

@@ -17,21 +17,18 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError
-from .decathlon import Case, Task, read_case
-from .nifti import from_canonical, to_canonical
+from minibrain.data.decathlon import Case, Task, read_case
+from minibrain.data.nifti import to_canonical
+from minibrain.errors import InputError
+from minibrain.files import replacing
 
-RECIPES = ("reference", "zscore")
 REFERENCE_SHAPE = (240, 240, 155)
 REFERENCE_BOX = ((40, 200), (40, 200), (13, 141))
 LEAST_TUMOUR = 0.01  # of the voxels of the box
@@ -43,29 +40,30 @@ class Geometry:
     """Where a prepared array comes from; with it `restore` undoes crop and orientation."""
 
     shape: tuple[int, int, int]  # of the file, in its own axes
-    affine: tuple[tuple[float, ...], ...]  # of the file: voxel to mm, 4 x 4
+    affine: tuple[tuple[float, ...], ...]  # of the file: voxel to mm, (4, 4)
     box: tuple[tuple[int, int], ...]  # (start, stop) per RAS+ axis; may reach outside the volume
 
     @property
     def prepared_shape(self) -> tuple[int, ...]:
         return tuple(stop - start for start, stop in self.box)
 
-    @property
-    def canonical_shape(self) -> tuple[int, ...]:
-        """The shape of the whole volume in RAS+ axes."""
-        empty = np.broadcast_to(np.uint8(0), self.shape)  # a view of one byte
-        return to_canonical(empty, np.array(self.affine))[0].shape
-
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case in the cache. The arrays are mapped anew at each access, as a mapping kept open
-    costs a file descriptor and a task has more cases than a process may open files."""
+    """One case in the cache.
+
+    Its arrays are mapped anew at each access: a mapping that stays open holds a file descriptor,
+    and a task has more cases than a process may have files open.
+    """
 
     name: str
     folder: Path
     voxels: tuple[int, ...]  # per class, within the box
     geometry: Geometry
+
+    @property
+    def tumour_fraction(self) -> float:
+        return sum(self.voxels[1:]) / sum(self.voxels)
 
     @property
     def image(self) -> np.ndarray:
@@ -87,12 +85,7 @@ class Prepared:
 
 
 def prepare(
-    task: Task,
-    cache: str | Path,
-    *,
-    recipe: str = "reference",
-    workers: int = 2,
-    progress: bool = True,
+    task: Task, cache: Path, *, recipe: str = "reference", workers: int = 2, progress: bool = True
 ) -> Prepared:
     """Prepare all labelled cases of a task, or find them prepared.
 
@@ -101,11 +94,9 @@ def prepare(
 
     Parameters
     ----------
-    task : an opened task
-    cache : folder, made when it is missing; may be deleted at any time to free space
+    cache : folder, made when missing; may be deleted at any time to free space
     recipe : "reference" or "zscore"
-    workers : threads; one case per worker is in memory at a time
-    progress : show a progress bar
+    workers : threads, each with one case in memory at a time
 
     Raises
     ------
@@ -120,13 +111,12 @@ def prepare(
     if cases is None:
         folder.mkdir(parents=True, exist_ok=True)
         cases = _prepare_cases(task, folder, recipe, workers, progress)
+        index = [{"name": c.name, "voxels": c.voxels, **asdict(c.geometry)} for c in cases]
         with replacing(folder / "index.json") as file:
-            file.write(json.dumps([_record(case) for case in cases], indent=1).encode())
-    kept = {case.name for case in cases if recipe == "zscore" or _has_tumour(case)}
-    return Prepared(
-        cases=tuple(case for case in cases if case.name in kept),
-        dropped=tuple(case for case in cases if case.name not in kept),
-    )
+            file.write(json.dumps(index, indent=1).encode())
+    least = LEAST_TUMOUR if recipe == "reference" else 0
+    kept = tuple(case for case in cases if case.tumour_fraction >= least)
+    return Prepared(kept, dropped=tuple(case for case in cases if case.tumour_fraction < least))
 
 
 def prepare_image(
@@ -139,7 +129,7 @@ def prepare_image(
     image : (X, Y, Z, C) intensities in the file's own orientation; left untouched
     affine : (4, 4), voxel to mm
     recipe : "reference" or "zscore"
-    name : for the warning about a constant channel, which becomes zeros
+    name : for the warning that a channel is constant, and becomes zeros
 
     Returns
     -------
@@ -151,15 +141,15 @@ def prepare_image(
     box = _box(canonical, recipe)
     geometry = Geometry(image.shape[:3], tuple(map(tuple, np.asarray(affine).tolist())), box)
     prepared = crop(image, geometry).astype(np.float32, copy=False)
-    source, _ = _overlap(geometry)
-    _normalise_inplace(prepared, source, recipe, name)
+    inside_box, _ = _overlap(box, canonical.shape[:3])
+    _normalise_inplace(prepared, inside_box, recipe, name)
     return prepared, geometry
 
 
 def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Reorient (X, Y, Z) or (X, Y, Z, C) to RAS+ and cut out the box, with zeros outside."""
     canonical, _ = to_canonical(array, np.array(geometry.affine))
-    inside_box, inside_volume = _overlap(geometry)
+    inside_box, inside_volume = _overlap(geometry.box, canonical.shape[:3])
     cropped = np.zeros((*geometry.prepared_shape, *array.shape[3:]), array.dtype)
     cropped[inside_box] = canonical[inside_volume]
     return cropped
@@ -175,42 +165,29 @@ def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray
 
     Returns
     -------
-    array : in the original shape and orientation, zero outside the box; same dtype
+    restored : in the original shape and orientation, zero outside the box; same dtype
+
+    Raises
+    ------
+    InputError : the prediction does not have the shape of the prepared case
     """
     geometry = case.geometry if isinstance(case, PreparedCase) else case
     if prediction.shape != geometry.prepared_shape:
-        raise InputError(
-            f"prediction: got shape {prediction.shape}, expected {geometry.prepared_shape}"
-        )
-    inside_box, inside_volume = _overlap(geometry)
-    canonical = np.zeros(geometry.canonical_shape, prediction.dtype)
+        expected = geometry.prepared_shape
+        raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")
+    restored = np.zeros(geometry.shape, prediction.dtype)
+    canonical, _ = to_canonical(restored, np.array(geometry.affine))  # a view: writing writes both
+    inside_box, inside_volume = _overlap(geometry.box, canonical.shape)
     canonical[inside_volume] = prediction[inside_box]
-    return from_canonical(canonical, np.array(geometry.affine))
+    return restored
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` only when it is complete and on the disk."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _prepare_cases(
-    task: Task, folder: Path, recipe: str, workers: int, progress: bool
-) -> list[PreparedCase]:
+def _prepare_cases(task, folder, recipe, workers, progress) -> list[PreparedCase]:
     """Prepare all cases on threads, in the order of the task; the first error stops the rest."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="minibrain-prepare")
     try:
         jobs = [pool.submit(_prepare_case, task, case, folder, recipe) for case in task.training]
-        finished = as_completed(jobs)
-        for job in tqdm(finished, "prepare", len(jobs), unit="case", disable=not progress):
+        for job in tqdm(as_completed(jobs), "prepare", len(jobs), disable=not progress):
             job.result()
         return [job.result() for job in jobs]
     finally:
@@ -232,11 +209,9 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
     return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry)
 
 
-def _has_tumour(case: PreparedCase) -> bool:
-    return sum(case.voxels[1:]) >= LEAST_TUMOUR * sum(case.voxels)
-
-
-# --- the box ---------------------------------------------------------------------------------
+def _require_recipe(recipe: str) -> None:
+    if recipe not in ("reference", "zscore"):
+        raise InputError(f"recipe: got {recipe!r}, expected 'reference' or 'zscore'")
 
 
 def _box(canonical: np.ndarray, recipe: str) -> tuple[tuple[int, int], ...]:
@@ -244,42 +219,30 @@ def _box(canonical: np.ndarray, recipe: str) -> tuple[tuple[int, int], ...]:
     if recipe == "reference" and canonical.shape[:3] == REFERENCE_SHAPE:
         return REFERENCE_BOX
     nonzero = np.any(canonical != 0, axis=3)
-    return tuple(
-        _grow(nonzero.any(axis=tuple({0, 1, 2} - {axis})), multiple=16) for axis in range(3)
-    )
+    return tuple(_grown_extent(nonzero.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
 
 
-def _grow(occupied: np.ndarray, multiple: int) -> tuple[int, int]:
-    """The extent of the true entries (of all, when none is), grown about its centre."""
+def _grown_extent(occupied: np.ndarray) -> tuple[int, int]:
+    """(start, stop) of the true entries (of all, when none is), grown to a multiple of 16."""
     positions = np.flatnonzero(occupied) if occupied.any() else np.arange(len(occupied))
     start, stop = int(positions[0]), int(positions[-1]) + 1
-    missing = -(stop - start) % multiple
-    start -= missing // 2
-    return start, stop + missing - missing // 2
+    missing = -(stop - start) % 16
+    return start - missing // 2, stop + missing - missing // 2
 
 
-def _overlap(geometry: Geometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _overlap(box, shape) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """The common part of box and volume, as slices of the box and as slices of the volume."""
-    inside_box, inside_volume = [], []
-    for (start, stop), size in zip(geometry.box, geometry.canonical_shape, strict=True):
-        first, last = max(start, 0), min(stop, size)
-        inside_box.append(slice(first - start, last - start))
-        inside_volume.append(slice(first, last))
-    return tuple(inside_box), tuple(inside_volume)
+    common = [(max(a, 0), min(b, size)) for (a, b), size in zip(box, shape, strict=True)]
+    inside_box = (slice(a - o, b - o) for (a, b), (o, _) in zip(common, box, strict=True))
+    return tuple(inside_box), tuple(slice(a, b) for a, b in common)
 
 
-# --- normalisation ---------------------------------------------------------------------------
-
-
-def _normalise_inplace(
-    image: np.ndarray, inside: tuple[slice, ...], recipe: str, name: str
-) -> None:
+def _normalise_inplace(image, inside, recipe: str, name: str) -> None:
     """Normalise each channel with statistics of what lies inside the volume.
 
-    Statistics and quotients are float64, held for one channel or one plane at a time.
+    Statistics and quotients are float64, for one channel or one plane at a time.
     """
-    for number in range(image.shape[-1]):
-        channel = image[..., number]
+    for number, channel in enumerate(np.moveaxis(image, -1, 0)):
         values = channel[inside]
         if recipe == "zscore":
             values = values[values != 0]
@@ -287,60 +250,33 @@ def _normalise_inplace(
             warnings.warn(f"{name}: channel {number} is constant, prepared as zeros", stacklevel=2)
             channel[...] = 0
             continue
-        if recipe == "zscore":
-            # np.std takes two passes: the mean first, then the squares about it.
+        low, high = np.float64(values.min()), np.float64(values.max())
+        shift, scale = low, high - low
+        if recipe == "zscore":  # np.std takes two passes: the mean, then the squares about it
             shift, scale = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-        else:
-            shift = values.min().astype(np.float64)
-            scale = values.max().astype(np.float64) - shift
         for plane in channel:
             normal = (plane - shift) / scale
             plane[...] = np.where(plane == 0, 0, normal) if recipe == "zscore" else normal
 
 
-# --- the cache -------------------------------------------------------------------------------
-
-
 def _fingerprint(task: Task, recipe: str) -> str:
     """A hash of all that the prepared arrays depend on; no image is opened for it."""
     digest = hashlib.sha256((task.folder / "dataset.json").read_bytes())
-    digest.update(f"|format {FORMAT}|recipe {recipe}".encode())
-    for case in task.training:
-        for path in (*case.images, case.label):
-            status = path.stat()
-            relative = os.path.relpath(path, task.folder)
-            digest.update(f"|{relative}|{status.st_size}|{status.st_mtime_ns}".encode())
+    digest.update(f"|format {FORMAT}|{recipe}".encode())
+    for path in (path for case in task.training for path in (*case.images, case.label)):
+        relative, status = os.path.relpath(path, task.folder), path.stat()
+        digest.update(f"|{relative}|{status.st_size}|{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
-
-
-def _record(case: PreparedCase) -> dict:
-    return {"name": case.name, "voxels": case.voxels, "geometry": asdict(case.geometry)}
 
 
 def _read_index(folder: Path) -> list[PreparedCase] | None:
     """The cases of a complete preparation, or None."""
-    try:
-        records = json.loads((folder / "index.json").read_bytes())
-    except FileNotFoundError:
+    if not (folder / "index.json").exists():
         return None
-    cases = [
-        PreparedCase(
-            name=record["name"],
-            folder=folder,
-            voxels=tuple(record["voxels"]),
-            geometry=Geometry(**{key: _tuples(value) for key, value in record["geometry"].items()}),
-        )
-        for record in records
-    ]
+    cases = []
+    for record in json.loads((folder / "index.json").read_bytes()):
+        affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
+        geometry = Geometry(tuple(record["shape"]), affine, box)
+        cases.append(PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry))
     arrays = (folder / f"{case.name}.{kind}.npy" for case in cases for kind in ("image", "label"))
     return cases if all(path.exists() for path in arrays) else None
-
-
-def _tuples(value):
-    """JSON's lists as the tuples they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _require_recipe(recipe: str) -> None:
-    if recipe not in RECIPES:
-        raise InputError(f"recipe: got {recipe!r}, expected one of {', '.join(RECIPES)}")

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from ..errors import InputError
-from .prepare import PreparedCase, replacing
+from minibrain.data.prepare import PreparedCase
+from minibrain.errors import InputError
+from minibrain.files import replacing
 
 
 class Split(NamedTuple):

@@ -1,0 +1,174 @@
+"""The main job, from a folder of NIfTI files to scores, as a person starts it."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from minibrain import experiment
+from minibrain.data import phantom, prepare
+from minibrain.data.decathlon import open_task
+from minibrain.errors import InputError
+from minibrain.metrics import confusion_matrix
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = {"epochs": 2, "batch_size": 3, "device": "cpu", "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory):
+    """Ten small phantoms, one of them moved into another orientation."""
+    folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
+    phantom.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
+    for kind in ("imagesTr", "labelsTr"):
+        path = folder / kind / "BRATS_003.nii.gz"
+        file = nibabel.load(path)
+        turned = nibabel.Nifti1Image(np.asarray(file.dataobj), file.affine).as_reoriented(
+            [[1, 1], [0, -1], [2, -1]]
+        )
+        nibabel.save(turned, path)
+    return folder
+
+
+def run_example(name, *arguments, folder):
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("small", [experiment.SMALL_3D, experiment.SMALL_2D])
+def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, capsys):
+    config = replace(small, data=str(task_folder), output=str(tmp_path / "run"), **TINY)
+    folder = experiment.run(config)
+
+    assert json.loads((folder / "config.json").read_text())["network"] == small.network
+    parts = json.loads((folder / "splits.json").read_text())
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(row["train_loss"])) for row in rows)
+    for name in ("progress.png", "checkpoints/last.npz", "checkpoints/best.npz"):
+        assert (folder / name).stat().st_size > 1000
+    for name in parts["test"]:
+        assert (folder / "pictures" / f"{name}.png").stat().st_size > 1000
+    assert not list(folder.rglob("*.tmp"))
+
+    pooled = 0
+    for name in parts["test"]:
+        truth = nibabel.load(task_folder / "labelsTr" / f"{name}.nii.gz")
+        prediction = nibabel.load(folder / "predictions" / f"{name}.nii.gz")
+        assert prediction.shape == truth.shape
+        assert prediction.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(prediction.affine, truth.affine, atol=1e-4)
+        pooled = pooled + confusion_matrix(
+            np.asarray(truth.dataobj), np.asarray(prediction.dataobj), 4
+        )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["network"]["confusion"] == pooled.tolist()
+
+    printed = capsys.readouterr().out
+    last_line = printed.strip().splitlines()[-1]
+    score = float(re.fullmatch(r"held-out mean foreground IoU: (\d\.\d{3})", last_line)[1])
+    assert score == round(summary["network"]["iou"]["pooled_foreground_mean"], 3)
+    for word in ("GB", "edema", "enhancing tumour", "progress.png"):
+        assert word in printed
+
+
+def test_predictions_are_those_of_the_best_network_laid_over_the_file(task_folder, tmp_path):
+    """Predicted as the truth of each prepared case, every case scores 1 in its own file's space."""
+    task = open_task(task_folder)
+    cases = prepare.prepare(task, tmp_path, recipe="zscore", progress=False).cases
+    truths = {case.image.tobytes(): np.asarray(case.label) for case in cases}
+    confusions = experiment.evaluate(lambda image: truths[image.tobytes()], cases, task)
+    assert len(confusions) == 10
+    off_diagonal = confusions.sum(axis=0) * (1 - np.eye(4, dtype=int))
+    assert not off_diagonal.any()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(task_folder, tmp_path):
+    def best(name, seed):
+        config = replace(experiment.SMALL_3D, data=str(task_folder), **TINY | {"epochs": 1})
+        folder = experiment.run(replace(config, output=str(tmp_path / name), seed=seed))
+        with np.load(folder / "checkpoints" / "last.npz") as arrays:
+            return b"".join(arrays[key].tobytes() for key in arrays.files)
+
+    assert best("a", 7) == best("b", 7)
+    assert best("a2", 7) != best("c", 8)
+
+
+def test_a_used_run_folder_is_refused(task_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("data")
+    config = replace(experiment.SMALL_3D, data=str(task_folder), output=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="expected a new or empty folder"):
+        experiment.run(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("epochs", 0), ("batch_size", -1), ("learning_rate", 0.0)]
+)
+def test_impossible_options_are_refused(option, value, task_folder):
+    config = replace(experiment.SMALL_3D, data=str(task_folder), **{option: value})
+    with pytest.raises(InputError, match=option):
+        experiment.run(config)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "dataset.json").write_text(json.dumps({"name": "x", "labels": {"0": "background"}}))
+    corrupt = tmp_path / "corrupt"
+    phantom.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
+    path = corrupt / "imagesTr" / "BRATS_002.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    for arguments, named in (
+        (["--data", tmp_path / "nowhere"], "nowhere"),
+        (["--data", empty], "dataset.json"),
+        (["--data", corrupt, "--output", tmp_path / "run"], "BRATS_002.nii.gz"),
+        (["--epochs", "0", "--data", task_folder], "epochs"),
+    ):
+        result = run_example("train_3d.py", *arguments, folder=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert named in result.stderr.strip().splitlines()[-1]
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif("cupy" in sys.modules, reason="a GPU may be there")
+def test_a_gpu_that_is_not_there_is_one_clear_error(task_folder, tmp_path):
+    result = run_example("train_2d.py", "--device", "cuda", "--data", task_folder, folder=tmp_path)
+    if result.returncode == 0:
+        pytest.skip("there is a GPU")
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: device cuda is not available: .*\n", result.stderr)
+
+
+@pytest.mark.parametrize("name", ["train_3d.py", "train_2d.py"])
+def test_help_shows_every_flag(name, tmp_path):
+    result = run_example(name, "--help", folder=tmp_path)
+    assert result.returncode == 0
+    flags = {
+        "data",
+        "epochs",
+        "batch-size",
+        "learning-rate",
+        "device",
+        "precision",
+        "seed",
+        "output",
+    }
+    assert flags <= set(re.findall(r"--([a-z-]+)", result.stdout))
