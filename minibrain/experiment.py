@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from minibrain import checkpoint, models
@@ -61,7 +62,7 @@ REFERENCE_2D = Config(
 )
 SMALL_PHANTOM = {"phantom_cases": 30, "phantom_size": (48, 48, 32)}
 SMALL_3D = replace(
-    REFERENCE_3D, network="brain_3d_small", epochs=12, learning_rate=4e-3, **SMALL_PHANTOM
+    REFERENCE_3D, network="brain_3d_small", epochs=28, learning_rate=4e-3, **SMALL_PHANTOM
 )
 SMALL_2D = replace(
     REFERENCE_2D,
@@ -104,7 +105,9 @@ def run(config: Config) -> Path:
     samples = _samples(config, train)
     _print_memory(config, model, samples)
     _start_folder(folder, config, parts)
-    fit(config, model, samples, validation, folder)
+    # One block's matrix product is too small to share: more BLAS threads only wait for each other.
+    with threadpool_limits(limits=1, user_api="blas"):
+        fit(config, model, samples, validation, folder)
 
     checkpoint.load_network(folder / "checkpoints" / "best.npz", model)
     _judge(config, model, train, test, task, folder)

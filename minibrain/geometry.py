@@ -118,6 +118,8 @@ def _arguments(size, kernel_size, stride, padding, dilation):
 
 def per_axis(value, rank: int, name: str, minimum: int = 1) -> tuple[int, ...]:
     """An int for every axis from one int or a sequence of `rank` ints, each >= minimum."""
+    if rank < 1:
+        raise ValueError("x must be (N, *S, C) with one spatial axis or more")
     try:
         values = (index(value),) * rank
     except TypeError:

@@ -89,6 +89,7 @@ def test_every_pair_gives_the_same_bits_on_strict_arrays(name, arguments, option
     host, host_saved = forward(*(on_host(a, dtype) for a in arguments), **options)
     device, device_saved = forward(*(on_device(a, dtype) for a in arguments), **options)
     assert_same_bits(device, host)
+    assert host.dtype == (np.float64 if host.ndim == 0 else dtype)  # a loss is a float64 scalar
     dhost = np.random.default_rng(1).standard_normal(host.shape).astype(host.dtype)
     gradients = backward(dhost, host_saved)
     device_gradients = backward(on_device(dhost), device_saved)
@@ -96,6 +97,7 @@ def test_every_pair_gives_the_same_bits_on_strict_arrays(name, arguments, option
         gradients, device_gradients = (gradients,), (device_gradients,)
     for device_gradient, gradient in zip(device_gradients, gradients, strict=True):
         assert_same_bits(device_gradient, gradient)
+        assert gradient.dtype == dtype  # nothing widens float32 on the way
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dice_loss", "cce_dice_loss"])

@@ -178,6 +178,8 @@ def _check(x, weight, bias, inputs: int, outputs: int):
             "x must be (N, *S, C) and weight have one kernel axis per spatial axis and two channel "
             f"axes, got x {x.shape} and weight {weight.shape}"
         )
+    if 0 in x.shape or 0 in weight.shape:
+        raise ValueError(f"x {x.shape} and weight {weight.shape} must not be empty")
     if x.shape[-1] != weight.shape[inputs]:
         raise ValueError(
             f"x has {x.shape[-1]} channels, but weight {weight.shape} takes {weight.shape[inputs]}"
