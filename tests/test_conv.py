@@ -417,6 +417,8 @@ X, WEIGHT = np.zeros((1, 7, 7, 2)), np.zeros((3, 3, 2, 4))
         (X, WEIGHT[0], {}, ["x", "weight", "(1, 7, 7, 2)", "(3, 2, 4)"]),
         (X[0, 0], WEIGHT[0, 0], {}, ["x", "(7, 2)", "weight", "(2, 4)"]),
         (X[..., :1], WEIGHT, {}, ["channels", "1", "2", "weight"]),
+        (X[:0], WEIGHT, {}, ["x", "(0, 7, 7, 2)", "empty"]),
+        (X[..., :0], WEIGHT[:, :, :0], {}, ["weight", "(3, 3, 0, 4)", "empty"]),
         (X, WEIGHT, {"bias": np.zeros(3)}, ["bias", "(4,)", "(3,)"]),
         (X, WEIGHT, {"bias": np.zeros((4, 1))}, ["bias", "(4,)", "(4, 1)"]),
         (X, WEIGHT, {"padding": "full"}, ["padding", "same", "valid", "'full'"]),

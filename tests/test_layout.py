@@ -24,6 +24,7 @@ FLOORS = [
     for floor in (
         "errors",
         "arrays geometry saved philox files",
+        "kernels",
         "functional",
         "parameter layers",
         "models",

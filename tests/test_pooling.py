@@ -158,6 +158,9 @@ def test_max_pool_commutes_with_growing_functions(case):
         ((1, 4, 4, 2), 2, {"stride": 0}, ["stride", "0"]),
         ((1, 4, 4, 2), 2, {"padding": "reflect"}, ["padding", "'reflect'"]),
         ((1, 4, 4, 2), 2, {"padding": "same"}, ["padding", "same", "stride"]),
+        ((1, 4, 4, 2), 2, {"padding": 2}, ["padding", "(2, 2)", "extent 2"]),
+        ((1, 4, 4, 2), 2, {"padding": ((0, 2), (0, 0))}, ["padding", "(0, 2)", "extent 2"]),
+        ((4, 2), 2, {}, ["x", "(N, *S, C)"]),
     ],
 )
 def test_max_pool_errors_name_the_argument_and_its_numbers(shape, kernel, options, words):
@@ -165,6 +168,11 @@ def test_max_pool_errors_name_the_argument_and_its_numbers(shape, kernel, option
         max_pool_forward(np.zeros(shape), kernel, **options)
     missing = [word for word in words if word not in str(error.value)]
     assert not missing, f"{missing} not in {error.value}"
+
+
+def test_max_pool_takes_floats():
+    with pytest.raises(ValueError, match="x must be float, got int64"):
+        max_pool_forward(np.zeros((1, 4, 1), np.int64))
 
 
 # Upsampling
@@ -207,6 +215,11 @@ def test_upsample_errors_name_the_factor(factor):
     with pytest.raises(ValueError, match="factor") as error:
         upsample_forward(np.zeros((1, 2, 2, 1)), factor)
     assert str(factor) in str(error.value)
+
+
+def test_upsampling_needs_a_spatial_axis():
+    with pytest.raises(ValueError, match="x must be"):
+        upsample_forward(np.zeros((4, 2)))
 
 
 # Concatenation

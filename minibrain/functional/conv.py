@@ -19,9 +19,11 @@ import numpy as np
 
 from minibrain.arrays import array_module, channel_sum
 from minibrain.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
+from minibrain.kernels import fast_twin
 from minibrain.saved import ConvSaved
 
 
+@fast_twin
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     """Cross-correlate x with weight over every spatial axis.
 
@@ -52,6 +54,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     return y, ConvSaved(x, weight, geometry)
 
 
+@fast_twin
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     """Gradients of conv_forward: (dx, dweight, dbias); dx is None without input_gradient."""
     x, weight, geometry = saved

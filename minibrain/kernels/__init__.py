@@ -1,0 +1,63 @@
+"""Fast twins of the functional operations.
+
+`minibrain.functional` says what an operation computes, in plain array code. A twin, a function of
+the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy arrays), computes the
+same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
+reference. What one saves for backward the other can use: both know only `minibrain.saved`.
+
+With MINIBRAIN_TRACE=1 in the environment every call says on stderr who computed it, and how long
+that took.
+"""
+
+import os
+import sys
+import time
+from functools import cache, wraps
+from importlib import import_module
+from importlib.util import find_spec
+
+from minibrain.arrays import array_module
+
+DEVICES = {"numpy": "cpu", "cupy": "cuda"}
+TRACE = os.environ.get("MINIBRAIN_TRACE") == "1"
+
+
+def fast_twin(reference):
+    """Let calls of a functional operation be taken by its twin on the device of its first array.
+
+    The decorated operation has `.reference`, the readable body, and `.fast`, the twin of whatever
+    device it is called for.
+    """
+    module, name = reference.__module__.rpartition(".")[2], reference.__name__
+
+    @wraps(reference)
+    def fast(first, *arguments, **options):
+        twin = _find_twin(array_module(first).__name__, module, name)
+        return twin(first, *arguments, **options) if twin else NotImplemented
+
+    @wraps(reference)
+    def operation(first, *arguments, **options):
+        begin = time.perf_counter()
+        result, who = fast(first, *arguments, **options), "fast"
+        if result is NotImplemented:
+            result, who = reference(first, *arguments, **options), "reference"
+        if TRACE:
+            _report(name, who, first, time.perf_counter() - begin)
+        return result
+
+    operation.reference, operation.fast = reference, fast
+    return operation
+
+
+@cache
+def _find_twin(array_package: str, module: str, name: str):
+    device = DEVICES.get(array_package)
+    path = f"{__name__}.{device}.{module}"
+    if device is None or find_spec(path) is None:
+        return None
+    return getattr(import_module(path), name, None)
+
+
+def _report(name, who, first, seconds):
+    shape = "x".join(map(str, first.shape))
+    print(f"minibrain: {name} {shape} {first.dtype} {who} {seconds * 1e3:.2f} ms", file=sys.stderr)
