@@ -1,6 +1,18 @@
-"""One hypothesis profile for everybody: the same examples on every machine and every run."""
+"""The same hypothesis examples on every machine and every run, and a way around fast twins."""
 
+import pytest
 from hypothesis import settings
+
+from minibrain import kernels
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("ci")
+
+
+@pytest.fixture
+def without_twins(monkeypatch):
+    """Every operation runs its readable body, whatever the array."""
+    monkeypatch.setattr(kernels, "DEVICES", {})
+    kernels._find_twin.cache_clear()
+    yield
+    kernels._find_twin.cache_clear()

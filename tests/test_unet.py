@@ -245,8 +245,8 @@ def test_backward_needs_a_forward_in_training(options):
 
 @every
 def test_without_the_input_gradient_all_others_are_the_same_bits(options):
-    network = make(options, dtype=np.float32)
-    x = an_input(network, dtype=np.float32)
+    network = make(options, dtype=np.float64)
+    x = an_input(network, dtype=np.float64)
     results = []
     for input_gradient in (True, False):
         for parameter in network.named_parameters().values():

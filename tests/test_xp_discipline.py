@@ -82,6 +82,7 @@ def test_every_pair_of_the_package_is_called_here():
     assert functions.keys() == {f"{p}_{way}" for p in pairs for way in ("forward", "backward")}
 
 
+@pytest.mark.usefixtures("without_twins")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("name", "arguments", "options"), EVERY_CALL)
 def test_every_pair_gives_the_same_bits_on_strict_arrays(name, arguments, options, dtype):
@@ -120,6 +121,7 @@ def train(network, images, labels, steps=3):
     return losses
 
 
+@pytest.mark.usefixtures("without_twins")
 @pytest.mark.parametrize(
     "options",
     [
