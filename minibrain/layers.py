@@ -21,10 +21,10 @@ from minibrain.functional import (
     conv_transpose_forward,
     dropout_backward,
     dropout_forward,
-    instance_norm_backward,
-    instance_norm_forward,
     max_pool_backward,
     max_pool_forward,
+    norm_relu_backward,
+    norm_relu_forward,
     relu_backward,
     relu_forward,
     upsample_backward,
@@ -81,17 +81,17 @@ class ConvTranspose(Layer):
         return dx
 
 
-class InstanceNorm(Layer):
-    """Instance normalisation with gamma and beta (C,)."""
+class InstanceNormReLU(Layer):
+    """Instance normalisation with gamma and beta (C,), then ReLU."""
 
     def __init__(self, channels, dtype=np.float32):
         super().__init__(gamma=np.ones(channels, dtype), beta=np.zeros(channels, dtype))
 
     def forward(self, x, training=False, step=0):
-        return instance_norm_forward(x, *self.values())
+        return norm_relu_forward(x, *self.values())
 
     def backward(self, dy, saved, input_gradient=True):
-        dx, *gradients = instance_norm_backward(dy, saved)
+        dx, *gradients = norm_relu_backward(dy, saved)
         self.add_gradients(*gradients)
         return dx
 

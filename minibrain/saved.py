@@ -39,6 +39,11 @@ class ReluSaved(NamedTuple):
     y: Array
 
 
+class NormReluSaved(NamedTuple):
+    norm: NormSaved
+    relu: ReluSaved
+
+
 class SigmoidSaved(NamedTuple):
     y: Array
 

@@ -91,8 +91,8 @@ def test_batch_norm_adds_running_statistics_only():
 def test_only_the_last_convolution_of_the_3d_decoder_is_plain():
     parts = brain_3d(dropout=0).encoders + brain_3d(dropout=0).decoders
     layers = [list(part.layers) for part in parts]
-    full = ["conv1", "norm1", "relu1", "conv2", "norm2", "relu2"]
-    assert layers == [full] * 7 + [full[:4]]
+    full = ["conv1", "norm1", "conv2", "norm2"]
+    assert layers == [full] * 7 + [full[:3]]
 
 
 def test_the_2d_network_has_neither_norm_nor_dropout_and_ends_in_relu():
@@ -106,7 +106,7 @@ def test_dropout_goes_down_and_up_as_in_the_reference():
     blocks = [*network.encoders, network.bottleneck, *network.decoders]
     rates = [block.layers["dropout"].rate for block in blocks]
     assert rates == [0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1]
-    order = ["conv1", "norm1", "relu1", "dropout", "conv2", "norm2", "relu2"]
+    order = ["conv1", "norm1", "dropout", "conv2", "norm2"]
     assert list(blocks[0].layers) == order
 
 

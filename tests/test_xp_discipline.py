@@ -42,6 +42,7 @@ CALLS = {
         ((X, GAMMA, BETA, MEAN, VARIANCE), {"training": False}),
     ],
     "instance_norm": [((X, GAMMA, BETA), {})],
+    "norm_relu": [((X, GAMMA, BETA), {})],
     "relu": [((X,), {})],
     "sigmoid": [((X,), {})],
     "softmax": [((X,), {})],

@@ -21,6 +21,7 @@ from minibrain.functional.conv import (
     conv_transpose_backward,
     conv_transpose_forward,
 )
+from minibrain.functional.fused import norm_relu_backward, norm_relu_forward
 from minibrain.functional.loss import (
     cce_dice_loss_backward,
     cce_dice_loss_forward,
@@ -65,6 +66,8 @@ __all__ = [
     "instance_norm_forward",
     "max_pool_backward",
     "max_pool_forward",
+    "norm_relu_backward",
+    "norm_relu_forward",
     "relu_backward",
     "relu_forward",
     "sigmoid_backward",

@@ -18,7 +18,7 @@ from minibrain.layers import (
     Conv,
     ConvTranspose,
     Dropout,
-    InstanceNorm,
+    InstanceNormReLU,
     MaxPool,
     ReLU,
     Upsample,
@@ -26,7 +26,7 @@ from minibrain.layers import (
 from minibrain.parameter import Parameter, glorot_uniform, he_uniform
 from minibrain.saved import new_saved
 
-NORMS = {"none": None, "batch": BatchNorm, "instance": InstanceNorm}
+NORMS = ("none", "batch", "instance")
 INITIALIZERS = {"he": he_uniform, "glorot": glorot_uniform}
 
 
@@ -66,7 +66,7 @@ class UNet:
         self.levels = len(channels)
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
         _check_options(norm, up, initializer, channels, rates)
-        make = _Maker(rank, NORMS[norm], INITIALIZERS[initializer], seed, dtype)
+        make = _Maker(rank, norm, INITIALIZERS[initializer], seed, dtype)
 
         widths = (in_channels, *channels)
         self.encoders = [
@@ -214,7 +214,9 @@ class _Maker:
         return Conv(self.initializer(self.rng, shape, self.dtype))
 
     def norm_relu(self, channels, number) -> dict:
-        norm = {f"norm{number}": self.norm(channels, self.dtype)} if self.norm else {}
+        if self.norm == "instance":
+            return {f"norm{number}": InstanceNormReLU(channels, self.dtype)}
+        norm = {f"norm{number}": BatchNorm(channels, self.dtype)} if self.norm == "batch" else {}
         return {**norm, f"relu{number}": ReLU()}
 
     def transposed(self, incoming, channels) -> Chain:

@@ -1,0 +1,220 @@
+"""The fast twins on the CPU: the numbers of the references, whatever the number of threads."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibrain import functional as F
+from minibrain.functional import conv
+from minibrain.kernels.cpu.threads import each
+
+REFERENCE_LAYERS = [  # of the 3D network on a 32³ input, of the 2D network on 32²
+    ((1, 32, 32, 32, 4), (3, 3, 3, 4, 16)),
+    ((1, 32, 32, 32, 32), (3, 3, 3, 32, 16)),
+    ((2, 8, 8, 8, 64), (3, 3, 3, 64, 64)),
+    ((2, 2, 2, 2, 128), (3, 3, 3, 128, 256)),
+    ((1, 16, 16, 16, 16), (1, 1, 1, 16, 4)),
+    ((3, 32, 32, 2), (3, 3, 2, 16)),
+    ((2, 4, 4, 384), (3, 3, 384, 128)),
+]
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def assert_close(fast, exact):
+    """To float32 accuracy, in units of the largest value."""
+    assert fast.dtype == np.float32
+    assert fast.shape == exact.shape
+    assert np.abs(fast - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+def doubled(arrays):
+    return [array.astype(np.float64) for array in arrays]
+
+
+def check_conv(x, weight, padding):
+    """Forward and backward beside the reference in float64; each takes what the other saved."""
+    bias = random(weight.shape[-1:], 1)
+    y, saved = conv.conv_forward.fast(x, weight, bias, padding=padding)
+    exact, exact_saved = conv.conv_forward.reference(*doubled((x, weight, bias)), padding=padding)
+    assert_close(y, exact)
+    dy = random(y.shape, 2)
+    gradients = conv.conv_backward(dy, saved)
+    exact_gradients = conv.conv_backward.reference(dy.astype(np.float64), exact_saved)
+    crossed = conv.conv_backward.reference(dy, saved)
+    for gradient, other, exact_gradient in zip(gradients, crossed, exact_gradients, strict=True):
+        assert_close(gradient, exact_gradient)
+        assert_close(other, exact_gradient)
+    dx, dweight, dbias = conv.conv_backward(dy, saved, input_gradient=False)
+    assert dx is None
+    assert_close(dweight, exact_gradients[1])
+    assert_close(dbias, exact_gradients[2])
+
+
+@pytest.mark.parametrize(("x_shape", "weight_shape"), REFERENCE_LAYERS)
+def test_convolution_of_the_reference_networks(x_shape, weight_shape):
+    check_conv(random(x_shape), random(weight_shape, 3), "same")
+
+
+@st.composite
+def convolutions(draw):
+    rank = draw(st.integers(2, 3))
+    kernel = tuple(draw(st.integers(1, 4)) for _ in range(rank))
+    padding = tuple(tuple(draw(st.integers(0, k)) for _ in "ba") for k in kernel)
+    size = [draw(st.integers(max(1, k - sum(p)), 9)) for k, p in zip(kernel, padding, strict=True)]
+    channels, features = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    x = random((draw(st.integers(1, 3)), *size, channels), draw(st.integers(0, 99)))
+    return x, random((*kernel, channels, features), draw(st.integers(0, 99))), padding
+
+
+@given(convolutions())
+@settings(max_examples=150)
+def test_convolution_of_any_size(case):
+    check_conv(*case)
+
+
+@given(convolutions(), st.integers(50, 5000))
+@settings(max_examples=50)
+def test_convolution_in_blocks_of_any_size(case, block_bytes):
+    """However the volume is cut, into rows or into planes, every voxel is met once."""
+    from minibrain.kernels.cpu import conv as twin
+
+    before, twin.BLOCK_BYTES = twin.BLOCK_BYTES, block_bytes
+    try:
+        check_conv(*case)
+    finally:
+        twin.BLOCK_BYTES = before
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, {"dilation": 2}, {"stride": (1, 2), "padding": 1}]
+)
+def test_stride_and_dilation_are_left_to_the_reference(options):
+    x, weight = random((1, 7, 7, 2)), random((3, 3, 2, 2))
+    assert conv.conv_forward.fast(x, weight, **options) is NotImplemented
+    y, saved = conv.conv_forward(x, weight, **options)
+    assert conv.conv_backward.fast(y, saved) is NotImplemented
+
+
+def test_float64_is_left_to_the_reference():
+    x, weight = random((1, 7, 7, 2)).astype(np.float64), random((3, 3, 2, 2)).astype(np.float64)
+    assert conv.conv_forward.fast(x, weight) is NotImplemented
+
+
+def check_norm_relu(x):
+    gamma, beta = random(x.shape[-1:], 1), random(x.shape[-1:], 2)
+    y, saved = F.norm_relu_forward.fast(x, gamma, beta)
+    exact, exact_saved = F.norm_relu_forward.reference(*doubled((x, gamma, beta)))
+    assert_close(y, exact)
+    near_kink = (exact != 0) != (y != 0)
+    dy = np.where(near_kink, 0, random(x.shape, 3)).astype(np.float32)
+    exact_gradients = F.norm_relu_backward.reference(dy.astype(np.float64), exact_saved)
+    for backward in (F.norm_relu_backward.fast, F.norm_relu_backward.reference):
+        for gradient, exact_gradient in zip(backward(dy, saved), exact_gradients, strict=True):
+            assert gradient.shape == exact_gradient.shape
+            scale = max(np.abs(exact_gradient).max(), 1e-3)
+            assert np.abs(gradient - exact_gradient).max() <= 2e-5 * scale
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 64, 48, 32, 3), (1, 32, 32, 32, 16), (3, 17, 16, 5), (2, 4, 4, 4, 64), (2, 33, 2)]
+)
+def test_norm_relu(shape):
+    check_norm_relu(5 * random(shape) + 3)
+
+
+def test_norm_relu_far_from_0_and_beside_an_outlier():
+    """The first voxel as an outlier defeats sums about it; a mean of 1e4 defeats sums about 0."""
+    x = random((1, 48, 48, 40, 2)) + np.float32(1e4)
+    x[0, 0, 0, 0] = 0
+    gamma, beta = np.ones(2, np.float32), np.zeros(2, np.float32)
+    _, saved = F.norm_relu_forward.fast(x, gamma, beta)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(saved.norm.mean.ravel(), exact.mean((0, 1, 2, 3)), rtol=1e-7)
+    np.testing.assert_allclose(saved.norm.variance.ravel(), exact.var((0, 1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e4 + 0.3, -7.7])
+def test_a_constant_channel_becomes_exactly_beta(value):
+    x = np.full((2, 40, 40, 40, 3), value, np.float32)
+    gamma, beta = random((3,)), np.abs(random((3,), 1))
+    y, _ = F.norm_relu_forward.fast(x, gamma, beta)
+    assert (y == beta).all()
+
+
+def test_a_negative_zero_does_not_open_the_gate():
+    x = np.full((1, 4, 4, 1), 2, np.float32)
+    y, saved = F.norm_relu_forward.fast(x, np.ones(1, np.float32), np.full(1, -0.0, np.float32))
+    dx, dgamma, dbeta = F.norm_relu_backward.fast(np.ones_like(x), saved)
+    for array in (y, dx, dgamma, dbeta):
+        assert not array.any()
+
+
+SCRIPT = """
+import hashlib, numpy as np
+from minibrain.models import brain_3d
+from minibrain.optimizers import Adam
+from minibrain.training import train_step
+model = brain_3d(channels=(6, 8, 12), dropout=0.2, seed=5)
+optimizer = Adam(model.named_parameters(), learning_rate=1e-2)
+rng = np.random.default_rng(0)
+images = rng.random((2, 24, 16, 20, 4), np.float32)
+labels = rng.integers(0, 4, (2, 24, 16, 20))
+for step in range(2):
+    train_step(model, optimizer, images, labels, step)
+values = [parameter.value for parameter in model.named_parameters().values()]
+print(hashlib.sha256(b"".join(value.tobytes() for value in values)).hexdigest())
+"""
+
+
+def test_the_number_of_threads_does_not_change_a_bit():
+    def weights(threads):
+        environment = os.environ | {"MINIBRAIN_THREADS": threads}
+        command = [sys.executable, "-W", "error", "-c", SCRIPT]
+        return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+
+    one = weights("1")
+    assert len(one) > 60
+    assert weights("2") == weights("4") == one
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_threads_of_its_own():
+    script = (
+        "import os, warnings\n"
+        "from minibrain.kernels.cpu.threads import each\n"
+        "assert each(abs, range(-3, 0)) == [3, 2, 1]\n"
+        "warnings.simplefilter('ignore')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(each(abs, range(-3, 0)) != [3, 2, 1])\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_an_error_in_one_block_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        each(lambda item: 1 // item, range(-2, 3))
+
+
+def test_a_trace_says_who_computed_what():
+    script = (
+        "import numpy as np; from minibrain import functional as F\n"
+        "x, w = np.ones((1, 5, 5, 2), np.float32), np.ones((3, 3, 2, 2), np.float32)\n"
+        "F.conv_forward(x, w); F.conv_forward(x, w, stride=2)\n"
+    )
+    environment = os.environ | {"MINIBRAIN_TRACE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = result.stderr.splitlines()
+    assert "conv_forward 1x5x5x2 float32 fast" in first
+    assert "reference" in second
