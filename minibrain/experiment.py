@@ -176,7 +176,7 @@ def _next_free(parent: Path, stem: str) -> Path:
 
 def _phantom_task(config: Config, parent: Path) -> Path:
     size = "x".join(map(str, config.phantom_size))
-    folder = parent / f"phantom-{size}" / "Task01_BrainTumour"
+    folder = parent / f"phantom-{size}-{config.phantom_cases}" / "Task01_BrainTumour"
     return phantom.write_task(folder, cases=config.phantom_cases, size=config.phantom_size)
 
 

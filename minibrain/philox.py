@@ -6,7 +6,6 @@ those four numbers alone, so a dropout mask need not be stored: backward compute
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
-from math import prod
 from operator import index
 
 LOW = 0xFFFFFFFF
@@ -32,21 +31,20 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-def random_uint16(shape: tuple[int, ...], key: tuple[int, int, int], xp):
-    """Uniform 16-bit integers; element i is half-word i % 8 of counter i // 8.
+def random_uint16(start: int, stop: int, key: tuple[int, int, int], xp):
+    """(stop − start,) uniform 16-bit integers; number i is half-word i % 8 of counter i // 8.
 
     Parameters
     ----------
-    shape : of the result
+    start, stop : numbers of the first and the one after the last; start a multiple of 8
     key : (seed, step, layer), seed below 2^64, step and layer below 2^32
     xp : numpy or cupy, where the result is made
     """
     seed, step, layer = map(index, key)
     if not (0 <= seed <= LOW << 32 | LOW and 0 <= step <= LOW and 0 <= layer <= LOW):
         raise ValueError(f"key must be (seed < 2^64, step < 2^32, layer < 2^32), got {key}")
-    size = prod(shape)
-    block = xp.arange(-(-size // 8), dtype=xp.uint64)
+    block = xp.arange(start // 8, -(-stop // 8), dtype=xp.uint64)
     zero = xp.zeros_like(block)
     counter = (block & LOW, block >> 32, zero + layer, zero + step)
     words = philox(counter, (seed & LOW, seed >> 32))
-    return xp.stack(words, axis=-1).astype(xp.uint32).view(xp.uint16).ravel()[:size].reshape(shape)
+    return xp.stack(words, axis=-1).astype(xp.uint32).view(xp.uint16).ravel()[: stop - start]

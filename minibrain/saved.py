@@ -56,6 +56,11 @@ class DropoutSaved(NamedTuple):
     rate: float
     key: tuple[int, int, int]  # the mask is computed again from it
 
+    @property
+    def threshold(self):
+        """A value is kept where its random 16-bit integer is not below this."""
+        return min(round(self.rate * 65536), 65535)
+
 
 class CrossEntropySaved(NamedTuple):
     log_p: Array  # (N, *S, C)

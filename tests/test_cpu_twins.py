@@ -84,13 +84,13 @@ def test_convolution_of_any_size(case):
 @settings(max_examples=50)
 def test_convolution_in_blocks_of_any_size(case, block_bytes):
     """However the volume is cut, into rows or into planes, every voxel is met once."""
-    from minibrain.kernels.cpu import conv as twin
+    from minibrain.kernels.cpu import planes
 
-    before, twin.BLOCK_BYTES = twin.BLOCK_BYTES, block_bytes
+    before, planes.BLOCK_BYTES = planes.BLOCK_BYTES, block_bytes
     try:
         check_conv(*case)
     finally:
-        twin.BLOCK_BYTES = before
+        planes.BLOCK_BYTES = before
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,94 @@ def test_stride_and_dilation_are_left_to_the_reference(options):
 def test_float64_is_left_to_the_reference():
     x, weight = random((1, 7, 7, 2)).astype(np.float64), random((3, 3, 2, 2)).astype(np.float64)
     assert conv.conv_forward.fast(x, weight) is NotImplemented
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape"),
+    [
+        ((2, 4, 3, 5, 8), (2, 2, 2, 4, 8)),
+        ((1, 5, 7, 3), (2, 2, 2, 3)),
+        ((2, 2, 3, 1, 2), (1, 3, 2, 5, 2)),
+    ],
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_transposed_convolution_without_overlap(x_shape, weight_shape, biased):
+    x, weight = random(x_shape), random(weight_shape, 1)
+    bias = random(weight_shape[-2:-1], 2) if biased else None
+    stride = weight_shape[:-2]
+    y, saved = F.conv_transpose_forward.fast(x, weight, bias, stride=stride)
+    exact, exact_saved = F.conv_transpose_forward.reference(
+        *doubled((x, weight)), bias if bias is None else bias.astype(np.float64), stride=stride
+    )
+    assert_close(y, exact)
+    assert saved.geometry == exact_saved.geometry
+    dy = random(y.shape, 3)
+    exact_gradients = F.conv_transpose_backward.reference(dy.astype(np.float64), exact_saved)
+    for backward in (F.conv_transpose_backward.fast, F.conv_transpose_backward.reference):
+        for gradient, exact_gradient in zip(backward(dy, saved), exact_gradients, strict=True):
+            assert_close(gradient, exact_gradient)
+
+
+@pytest.mark.parametrize("options", [{"stride": 1}, {"stride": 2, "output_padding": 1}])
+def test_transposed_convolution_with_overlap_or_more_is_left_to_the_reference(options):
+    x, weight = random((1, 3, 3, 2)), random((2, 2, 2, 2))
+    assert F.conv_transpose_forward.fast(x, weight, **options) is NotImplemented
+    y, saved = F.conv_transpose_forward(x, weight, **options)
+    assert F.conv_transpose_backward.fast(y, saved) is NotImplemented
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 2, 3), (1, 8, 6, 5), (1, 2, 2, 2, 1)])
+def test_max_pool(shape):
+    """Few different values: of equal ones the first must win, as in the reference."""
+    x = np.random.default_rng(0).integers(-2, 2, shape).astype(np.float32)
+    y, saved = F.max_pool_forward.fast(x)
+    exact, exact_saved = F.max_pool_forward.reference(x)
+    assert np.array_equal(y, exact)
+    assert np.array_equal(saved.winner, exact_saved.winner)
+    dy = random(y.shape)
+    dx = F.max_pool_backward.reference(dy, saved)
+    assert np.array_equal(F.max_pool_backward.fast(dy, saved), dx)
+
+
+@pytest.mark.parametrize("options", [{"stride": 1}, {"padding": 1}, {"kernel_size": 3}])
+def test_other_pools_are_left_to_the_reference(options):
+    assert F.max_pool_forward.fast(random((1, 4, 4, 2)), **options) is NotImplemented
+    assert F.max_pool_forward.fast(random((1, 5, 4, 2))) is NotImplemented
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 41, 40, 41, 1)])
+def test_dropout_draws_the_bits_of_the_reference(rate, shape):
+    x, key = random(shape), (5, 6, 7)
+    y, saved = F.dropout_forward.fast(x, rate, key)
+    exact, exact_saved = F.dropout_forward.reference(x, rate, key)
+    assert saved == exact_saved
+    np.testing.assert_allclose(y, exact, rtol=1e-6)
+    assert np.array_equal(F.dropout_backward.fast(x, saved), y)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("shape", [(2, 24, 20, 19, 4), (3, 5, 7, 2), (1, 9, 3)])
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_cce_dice_loss(shape, per_sample, scale):
+    logits = random(shape) * np.float32(scale)
+    labels = np.random.default_rng(1).integers(0, shape[-1], shape[:-1])
+    labels[0] = 0  # in the first sample only the background
+    options = {"per_sample": per_sample, "cce_weight": 0.3, "dice_weight": 0.9, "smooth": 0.5}
+    loss, saved = F.cce_dice_loss_forward.fast(logits, labels, **options)
+    exact, exact_saved = F.cce_dice_loss_forward.reference(
+        logits.astype(np.float64), labels, **options
+    )
+    assert abs(loss - exact) <= 1e-6 * exact
+    exact_gradient = F.cce_dice_loss_backward.reference(0.7, exact_saved)
+    for backward in (F.cce_dice_loss_backward.fast, F.cce_dice_loss_backward.reference):
+        assert_close(backward(0.7, saved), exact_gradient)
+
+
+def test_wrong_labels_are_left_to_the_reference():
+    logits = random((1, 3, 3, 2))
+    for labels in (np.full((1, 3, 3), 2), np.zeros((1, 3, 3)), np.zeros((1, 3), int)):
+        assert F.cce_dice_loss_forward.fast(logits, labels) is NotImplemented
 
 
 def check_norm_relu(x):

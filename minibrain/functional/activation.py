@@ -1,6 +1,7 @@
 """Elementwise operations, and softmax over the channels."""
 
 from minibrain.arrays import array_module
+from minibrain.kernels import fast_twin
 from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
@@ -46,6 +47,7 @@ def softmax_backward(dy, saved: SoftmaxSaved):
     return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
+@fast_twin
 def dropout_forward(x, rate: float, key: tuple[int, int, int]):
     """Set values to 0 with probability `rate` and scale the others so that the mean stays.
 
@@ -66,6 +68,7 @@ def dropout_forward(x, rate: float, key: tuple[int, int, int]):
     return x * _dropout_factor(x, saved), saved
 
 
+@fast_twin
 def dropout_backward(dy, saved: DropoutSaved):
     """dx = dy times the same mask and scale, computed again."""
     return dy * _dropout_factor(dy, saved)
@@ -73,6 +76,5 @@ def dropout_backward(dy, saved: DropoutSaved):
 
 def _dropout_factor(x, saved: DropoutSaved):
     """1 / (1 − rate) where a value is kept and 0 elsewhere, in the dtype of x."""
-    threshold = min(round(saved.rate * 65536), 65535)
-    keep = random_uint16(x.shape, saved.key, array_module(x)) >= threshold
-    return keep.astype(x.dtype) * (65536 / (65536 - threshold))
+    keep = random_uint16(0, x.size, saved.key, array_module(x)) >= saved.threshold
+    return keep.reshape(x.shape).astype(x.dtype) * (65536 / (65536 - saved.threshold))

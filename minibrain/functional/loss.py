@@ -9,6 +9,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.functional.activation import softmax_backward, softmax_forward
+from minibrain.kernels import fast_twin
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved, SoftmaxSaved
 
 
@@ -91,6 +92,7 @@ def dice_loss_backward(dloss, saved: DiceSaved):
     return softmax_backward(dp, SoftmaxSaved(p))
 
 
+@fast_twin
 def cce_dice_loss_forward(
     logits, labels, *, cce_weight=0.5, dice_weight=0.5, smooth=1.0, per_sample=False
 ):
@@ -112,6 +114,7 @@ def cce_dice_loss_forward(
     return cce_weight * cce + dice_weight * dice, saved
 
 
+@fast_twin
 def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
     """The logits were used twice: the two gradients add."""
     dlogits = cross_entropy_backward(dloss * saved.cce_weight, saved.cross_entropy)

@@ -4,9 +4,11 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import conv_geometry, kernel_extent, per_axis
+from minibrain.kernels import fast_twin
 from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
 
 
+@fast_twin
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     """The largest value under each kernel; padding never wins.
 
@@ -47,6 +49,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     return y, MaxPoolSaved(winner, geometry)
 
 
+@fast_twin
 def max_pool_backward(dy, saved: MaxPoolSaved):
     """Each dy goes to the voxel that won; where windows overlap, gradients add."""
     winner, geometry = saved

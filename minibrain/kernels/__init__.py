@@ -23,7 +23,7 @@ TRACE = os.environ.get("MINIBRAIN_TRACE") == "1"
 
 
 def fast_twin(reference):
-    """Let calls of a functional operation be taken by its twin on the device of its first array.
+    """Let calls of a functional operation be taken by its twin on the device of its arrays.
 
     The decorated operation has `.reference`, the readable body, and `.fast`, the twin of whatever
     device it is called for.
@@ -31,22 +31,32 @@ def fast_twin(reference):
     module, name = reference.__module__.rpartition(".")[2], reference.__name__
 
     @wraps(reference)
-    def fast(first, *arguments, **options):
-        twin = _find_twin(array_module(first).__name__, module, name)
-        return twin(first, *arguments, **options) if twin else NotImplemented
+    def fast(*arguments, **options):
+        twin = _find_twin(array_module(_first_array(arguments)).__name__, module, name)
+        return twin(*arguments, **options) if twin else NotImplemented
 
     @wraps(reference)
-    def operation(first, *arguments, **options):
+    def operation(*arguments, **options):
         begin = time.perf_counter()
-        result, who = fast(first, *arguments, **options), "fast"
+        result, who = fast(*arguments, **options), "fast"
         if result is NotImplemented:
-            result, who = reference(first, *arguments, **options), "reference"
+            result, who = reference(*arguments, **options), "reference"
         if TRACE:
-            _report(name, who, first, time.perf_counter() - begin)
+            _report(name, who, _first_array(arguments), time.perf_counter() - begin)
         return result
 
     operation.reference, operation.fast = reference, fast
     return operation
+
+
+def _first_array(values):
+    """The first array among arguments or in what was saved; a loss's gradient is a number."""
+    for value in values:
+        if isinstance(value, tuple):
+            value = _first_array(value)
+        if getattr(value, "ndim", 0):
+            return value
+    return None
 
 
 @cache
@@ -58,6 +68,6 @@ def _find_twin(array_package: str, module: str, name: str):
     return getattr(import_module(path), name, None)
 
 
-def _report(name, who, first, seconds):
-    shape = "x".join(map(str, first.shape))
-    print(f"minibrain: {name} {shape} {first.dtype} {who} {seconds * 1e3:.2f} ms", file=sys.stderr)
+def _report(name, who, array, seconds):
+    shape = "x".join(map(str, array.shape))
+    print(f"minibrain: {name} {shape} {array.dtype} {who} {seconds * 1e3:.2f} ms", file=sys.stderr)

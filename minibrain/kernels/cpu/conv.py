@@ -1,31 +1,21 @@
-"""Convolution, stride 1, in two or three dimensions, and what its backward needs.
+"""Convolution with stride 1, and transposed convolution whose stride is its kernel size.
 
-Unfolding copies each voxel's neighbourhood beside it, so that a convolution is a matrix product;
-over all axes that would be ∏K times the input. Here only the kernel's rows and columns are
-unfolded, plane by plane, in blocks that fit a core's cache, and the product with the weights of
-all kernel planes at once gives each input plane's share in every output plane it reaches:
+The first is a matrix product with unfolded planes (see `planes`); in backward one unfolding of dy
+serves both gradients. Where the stride of a transposed convolution is its kernel size nothing
+overlaps, and one product gives every output voxel, to be put in its place.
 
-    share[d, h, w, (kd, o)] = Σ_{kh,kw,c} x[d, h + kh, w + kw, c] · weight[kd, kh, kw, c, o]
-    y[t] = Σ_kd share[d = t + kd − padding, kd]
-
-A 2D image is a volume of one plane. In backward one unfolding of dy serves both gradients.
-
-Moves, per output voxel and float: C read, KH·KW·C written and read in cache, KD·O written and
-read in cache, O written. Each block writes its own rows of y; weight gradients are added up in
-the order of the blocks.
+Each block writes its own rows of the result. Weight gradients are added up in the order of blocks.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from minibrain.geometry import conv_geometry
+from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels.cpu.planes import Sweep, as_volume
 from minibrain.kernels.cpu.reduce import channel_sum
 from minibrain.kernels.cpu.threads import each, scratch
 from minibrain.saved import ConvSaved
-
-BLOCK_BYTES = 1_500_000  # of unfolded planes: measured best between 0.3 and 2.5 MB
-LEAST_BLOCKS = 4  # per sample, so that several threads have something to do
 
 
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
@@ -50,10 +40,82 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     return *_both_gradients(x, weight, dy, geometry), dbias
 
 
+def conv_transpose_forward(
+    x, weight, bias=None, *, stride=1, padding=0, dilation=1, output_padding=0
+):
+    if not _supported(x, weight):
+        return NotImplemented
+    geometry = conv_transpose_geometry(
+        x.shape[1:-1], weight.shape[:-2], stride, padding, dilation, output_padding
+    )
+    if not _apart(geometry):
+        return NotImplemented
+    y = np.empty((len(x), *geometry.input_size, weight.shape[-2]), np.float32)
+    planes, places = as_volume(x), _Places.of(y, geometry)
+    matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]).T)
+    tiled = 0 if bias is None else np.tile(bias, matrix.shape[1] // len(bias))
+
+    def work(plane):
+        voxels = planes[plane].reshape(-1, len(matrix))
+        product = scratch("product", (len(voxels), matrix.shape[1]))
+        np.matmul(voxels, matrix, out=product)
+        np.add(product, tiled, out=product)
+        places.put(plane, product)
+
+    each(work, np.ndindex(planes.shape[:2]))
+    return y, ConvSaved(x, weight, geometry)
+
+
+def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
+    x, weight, geometry = saved
+    if not (_supported(x, weight) and dy.dtype == np.float32 and _apart(geometry)):
+        return NotImplemented
+    dy = np.ascontiguousarray(dy)
+    dx = np.empty(x.shape, np.float32)
+    planes, dplanes, places = as_volume(x), as_volume(dx), _Places.of(dy, geometry)
+    matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]))
+
+    def work(plane):
+        voxels = planes[plane].reshape(-1, matrix.shape[1])
+        taken = places.take(plane, scratch("product", (len(voxels), len(matrix))))
+        np.matmul(taken, matrix, out=dplanes[plane].reshape(voxels.shape))
+        return taken.T @ voxels
+
+    dweight = sum(each(work, np.ndindex(planes.shape[:2])))
+    return dx if input_gradient else None, dweight.reshape(weight.shape), channel_sum(dy)
+
+
+class _Places(NamedTuple):
+    """Where the ∏K output voxels of every input voxel lie, when kernels do not overlap."""
+
+    volume: np.ndarray  # (N, D, KD, H, KH, W, KW, O), a view
+
+    @classmethod
+    def of(cls, y, geometry):
+        kernel, size = geometry.kernel_size, geometry.output_size
+        if len(kernel) == 2:
+            kernel, size = (1, *kernel), (1, *size)
+        pairs = [m for pair in zip(size, kernel, strict=True) for m in pair]
+        return cls(y.reshape(len(y), *pairs, y.shape[-1]))
+
+    def _plane(self, plane):
+        """(H, W, KD, KH, KW, O) view of the output of one input plane (n, d)."""
+        return self.volume[plane].transpose(1, 3, 0, 2, 4, 5)
+
+    def put(self, plane, matrix):
+        voxels = self._plane(plane)
+        voxels[...] = matrix.reshape(voxels.shape)
+
+    def take(self, plane, out):
+        voxels = self._plane(plane)
+        out.reshape(voxels.shape)[...] = voxels
+        return out
+
+
 def correlate(x, weight, padding, output_size, bias=None):
     """y[n,p,o] = bias[o] + Σ_{k,c} weight[k,c,o] · x[n, p + k − padding, c]."""
     y = np.zeros((len(x), *output_size, weight.shape[-1]), np.float32)
-    sweep = _Sweep.over(x, weight.shape[:-2], padding, y)
+    sweep = Sweep.over(x, weight.shape[:-2], padding, y)
     matrix = sweep.matrix(weight)
 
     def work(block):
@@ -73,8 +135,8 @@ def _both_gradients(x, weight, dy, geometry):
     turned = np.flip(weight, axis=tuple(range(len(taps)))).swapaxes(-1, -2)
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
     dx = np.zeros(x.shape, np.float32)
-    sweep = _Sweep.over(dy, taps, padding, dx)
-    matrix, volume = sweep.matrix(turned), sweep.volume(x)
+    sweep = Sweep.over(dy, taps, padding, dx)
+    matrix, volume = sweep.matrix(turned), as_volume(x)
 
     def work(block):
         dmatrix = np.zeros(matrix.shape, np.float32)
@@ -89,7 +151,7 @@ def _both_gradients(x, weight, dy, geometry):
 
 def _weight_gradient(x, dy, geometry):
     """Without dx it is x that is unfolded: the first layer has few channels."""
-    sweep = _Sweep.over(x, geometry.kernel_size, geometry.padding, dy)
+    sweep = Sweep.over(x, geometry.kernel_size, geometry.padding, dy)
 
     def work(block):
         shape = (sweep.kernel_rows, sweep.kernel_depth * dy.shape[-1])
@@ -102,126 +164,16 @@ def _weight_gradient(x, dy, geometry):
     return sweep.kernel(sum(each(work, sweep.blocks())), shape)
 
 
-class _Block(NamedTuple):
-    n: int
-    rows: slice  # of the output
-
-
-class _Sweep(NamedTuple):
-    """One pass over the planes of `input`, giving shares to, or taking from, those of `output`."""
-
-    input: np.ndarray  # (N, D, H, W, C)
-    output: np.ndarray  # (N, T, H', W', O)
-    taps: tuple[int, int, int]
-    padding: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def over(cls, x, taps, padding, y):
-        if len(taps) == 2:
-            taps, padding = (1, *taps), ((0, 0), *padding)
-        return cls(cls.volume(x), cls.volume(y), tuple(taps), tuple(padding))
-
-    @staticmethod
-    def volume(x):
-        return x if x.ndim == 5 else x[:, None]
-
-    @property
-    def kernel_depth(self):
-        return self.taps[0]
-
-    @property
-    def kernel_rows(self):
-        return self.taps[1] * self.taps[2] * self.input.shape[-1]
-
-    def matrix(self, weight):
-        """(KD, KH, KW, C, O) -> (KH·KW·C, KD·O)."""
-        weight = weight.reshape(*self.taps, *weight.shape[-2:])
-        return np.ascontiguousarray(np.moveaxis(weight, 0, 3).reshape(self.kernel_rows, -1))
-
-    def kernel(self, matrix, shape):
-        """The inverse of `matrix`, in the shape of a weight."""
-        by_plane = matrix.reshape(*self.taps[1:], shape[-2], self.kernel_depth, shape[-1])
-        return np.moveaxis(by_plane, 3, 0).reshape(shape)
-
-    def blocks(self):
-        n, _, height, width, _ = self.output.shape
-        fitting = BLOCK_BYTES // (4 * width * self.kernel_rows)
-        rows = max(1, min(fitting, -(-height // LEAST_BLOCKS)))
-        return [
-            _Block(i, slice(r, min(r + rows, height)))
-            for i in range(n)
-            for r in range(0, height, rows)
-        ]
-
-    def unfolded(self, block):
-        """Yield (planes, patches): a slice of input planes, and for every output position in the
-        block's rows of each the (KH, KW, C) values under the kernel, as rows of a matrix."""
-        width, depth = self.output.shape[3], self.input.shape[1]
-        rows = block.rows.stop - block.rows.start
-        step = max(1, BLOCK_BYTES // (4 * rows * width * self.kernel_rows))
-        for start in range(0, depth, step):
-            planes = slice(start, min(start + step, depth))
-            frame = self._framed(block, planes)
-            *steps, unit = frame.strides
-            shape = (len(frame), rows, width, *self.taps[1:], frame.shape[-1])
-            windows = np.lib.stride_tricks.as_strided(frame, shape, (*steps, *steps[1:], unit))
-            patches = scratch("patches", shape)
-            np.copyto(patches, windows)
-            yield planes, patches.reshape(-1, self.kernel_rows)
-
-    def _framed(self, block, planes):
-        """Copy the input rows that a block's kernels meet, with the padding as zeros."""
-        _, _, height, width, channels = self.input.shape
-        (top, _), (left, right) = self.padding[1:]
-        first, last = block.rows.start - top, block.rows.stop - top + self.taps[1] - 1
-        count = planes.stop - planes.start
-        frame = scratch("frame", (count, last - first, left + width + right, channels))
-        low, high = min(max(first, 0), height), max(min(last, height), 0)
-        frame[:, : low - first] = frame[:, max(high, low) - first :] = 0
-        frame[:, :, :left] = frame[:, :, left + width :] = 0
-        inside = frame[:, low - first : max(high, low) - first, left : left + width]
-        inside[...] = self.input[block.n, planes, low : max(high, low)]
-        return frame
-
-    def add_shares(self, block, planes, patches, matrix):
-        """y[t] += share of input plane d in it, for every plane that d reaches."""
-        shares = scratch("shares", (len(patches), matrix.shape[1]))
-        np.matmul(patches, matrix, out=shares)
-        shares = self._by_plane(shares, block, planes)
-        for kd, d, t in self._meetings(planes):
-            rows = self.output[block.n, t, block.rows]
-            rows += shares[d, :, :, kd]
-
-    def gathered(self, block, planes, volume):
-        """The adjoint of that: the planes t of a volume like the output, laid beside each d."""
-        positions = (planes.stop - planes.start) * (block.rows.stop - block.rows.start)
-        shape = (positions * self.output.shape[3], self.kernel_depth * volume.shape[-1])
-        beside = scratch("gathered", shape)
-        by_plane = self._by_plane(beside, block, planes)
-        if self.kernel_depth > 1:
-            beside.fill(0)
-        for kd, d, t in self._meetings(planes):
-            by_plane[d, :, :, kd] = volume[block.n, t, block.rows]
-        return beside
-
-    def _by_plane(self, matrix, block, planes):
-        count, rows = planes.stop - planes.start, block.rows.stop - block.rows.start
-        return matrix.reshape(count, rows, self.output.shape[3], self.kernel_depth, -1)
-
-    def _meetings(self, planes):
-        """(kd, slice of d within planes, slice of t): where t = d − kd + padding exists."""
-        for kd in range(self.kernel_depth):
-            shift = self.padding[0][0] - kd
-            low = max(planes.start, -shift)
-            high = min(planes.stop, self.output.shape[1] - shift)
-            if low < high:
-                d = slice(low - planes.start, high - planes.start)
-                yield kd, d, slice(low + shift, high + shift)
-
-
 def _supported(x, weight):
     return x.dtype == weight.dtype == np.float32 and x.ndim in (4, 5)
 
 
 def _stride_1(geometry):
     return all(s == d == 1 for s, d in zip(geometry.stride, geometry.dilation, strict=True))
+
+
+def _apart(geometry):
+    """Kernels tile the output: stride = kernel size, nothing cut off, nothing added."""
+    return geometry.stride == geometry.kernel_size and geometry.input_size == tuple(
+        n * k for n, k in zip(geometry.output_size, geometry.kernel_size, strict=True)
+    )

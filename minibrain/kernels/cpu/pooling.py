@@ -1,0 +1,73 @@
+"""Max-pool over blocks of 2 voxels per axis, one plane of the result at a time."""
+
+import numpy as np
+
+from minibrain.geometry import conv_geometry
+from minibrain.kernels.cpu.planes import as_volume
+from minibrain.kernels.cpu.threads import each, scratch
+from minibrain.saved import MaxPoolSaved
+
+
+def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
+    if x.dtype != np.float32 or x.ndim not in (4, 5):
+        return NotImplemented
+    stride = kernel_size if stride is None else stride
+    geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
+    if not _halves(geometry):
+        return NotImplemented
+    shape = (len(x), *geometry.output_size, x.shape[-1])
+    y, winner = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    values, winners, candidates = as_volume(y), as_volume(winner), _candidates(x)
+
+    def work(plane):
+        best, who = values[plane], winners[plane]
+        first, *others = candidates(plane)
+        best[...] = first
+        who.fill(0)
+        for number, candidate in enumerate(others, start=1):
+            better = np.greater(candidate, best)
+            np.copyto(who, number, where=better)  # of equal values the first one wins
+            np.maximum(best, candidate, out=best)
+
+    each(work, np.ndindex(values.shape[:2]))
+    return y, MaxPoolSaved(winner, geometry)
+
+
+def max_pool_backward(dy, saved: MaxPoolSaved):
+    winner, geometry = saved
+    if dy.dtype != np.float32 or dy.ndim not in (4, 5) or not _halves(geometry):
+        return NotImplemented
+    dx = np.empty((len(dy), *geometry.input_size, dy.shape[-1]), np.float32)
+    upstream, winners, candidates = as_volume(dy), as_volume(winner), _candidates(dx)
+
+    def work(plane):
+        gate = scratch("gate", winners[plane].shape)
+        for number, candidate in enumerate(candidates(plane)):
+            np.equal(winners[plane], number, out=gate)
+            np.multiply(upstream[plane], gate, out=candidate)
+
+    each(work, np.ndindex(upstream.shape[:2]))
+    return dx
+
+
+def _candidates(x):
+    """The views of x that one plane of the result is compared with, in the order of the taps."""
+    volume = as_volume(x)
+    depth = 2 if x.ndim == 5 else 1
+
+    def of_plane(plane):
+        n, d = plane
+        block = volume[n, depth * d : depth * (d + 1)]
+        return [block[k, i::2, j::2] for k in range(depth) for i in (0, 1) for j in (0, 1)]
+
+    return of_plane
+
+
+def _halves(geometry):
+    """Windows of 2, side by side, with no voxel left over."""
+    rank = len(geometry.kernel_size)
+    return (
+        geometry.kernel_size == geometry.stride == (2,) * rank
+        and geometry.padded_size == geometry.input_size
+        and all(n % 2 == 0 for n in geometry.input_size)
+    )
