@@ -48,6 +48,8 @@ class Config:
     halve_on_plateau: bool = False
     phantom_cases: int = 24
     phantom_size: tuple[int, int, int] = (240, 240, 155)
+    phantom_family: str = "a"
+    phantom_seed: int = 0
 
 
 REFERENCE_3D = Config("brain_3d", epochs=36, batch_size=2, learning_rate=1e-4)
@@ -60,16 +62,16 @@ REFERENCE_2D = Config(
     every=8,
     halve_on_plateau=True,
 )
-SMALL_PHANTOM = {"phantom_cases": 30, "phantom_size": (48, 48, 32)}
+SMALL_PHANTOM = {"phantom_cases": 40, "phantom_size": (48, 48, 32)}
 SMALL_3D = replace(
-    REFERENCE_3D, network="brain_3d_small", epochs=28, learning_rate=4e-3, **SMALL_PHANTOM
+    REFERENCE_3D, network="brain_3d_small", epochs=24, learning_rate=2e-3, **SMALL_PHANTOM
 )
 SMALL_2D = replace(
     REFERENCE_2D,
     network="brain_2d_small",
-    epochs=16,
+    epochs=24,
     batch_size=16,
-    learning_rate=4e-3,
+    learning_rate=2e-3,
     every=2,
     **SMALL_PHANTOM,
 )
@@ -175,9 +177,12 @@ def _next_free(parent: Path, stem: str) -> Path:
 
 
 def _phantom_task(config: Config, parent: Path) -> Path:
-    size = "x".join(map(str, config.phantom_size))
-    folder = parent / f"phantom-{size}-{config.phantom_cases}" / "Task01_BrainTumour"
-    return phantom.write_task(folder, cases=config.phantom_cases, size=config.phantom_size)
+    size, family, seed = config.phantom_size, config.phantom_family, config.phantom_seed
+    name = f"phantom-{'x'.join(map(str, size))}-{config.phantom_cases}-{family}{seed}"
+    folder = parent / name / "Task01_BrainTumour"
+    return phantom.write_task(
+        folder, cases=config.phantom_cases, size=size, family=family, seed=seed
+    )
 
 
 def _select(cases, names: Sequence[str]) -> list:
