@@ -134,7 +134,14 @@ def test_transposed_convolution_without_overlap(x_shape, weight_shape, biased):
             assert_close(gradient, exact_gradient)
 
 
-@pytest.mark.parametrize("options", [{"stride": 1}, {"stride": 2, "output_padding": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 1},
+        {"stride": 2, "output_padding": 1},
+        {"stride": 2, "output_padding": 1, "padding": ((1, 0), (0, 1))},  # the size is as without
+    ],
+)
 def test_transposed_convolution_with_overlap_or_more_is_left_to_the_reference(options):
     x, weight = random((1, 3, 3, 2)), random((2, 2, 2, 2))
     assert F.conv_transpose_forward.fast(x, weight, **options) is NotImplemented

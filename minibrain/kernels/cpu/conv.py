@@ -174,6 +174,6 @@ def _stride_1(geometry):
 
 def _apart(geometry):
     """Kernels tile the output: stride = kernel size, nothing cut off, nothing added."""
-    return geometry.stride == geometry.kernel_size and geometry.input_size == tuple(
-        n * k for n, k in zip(geometry.output_size, geometry.kernel_size, strict=True)
-    )
+    tiled = tuple(n * k for n, k in zip(geometry.output_size, geometry.kernel_size, strict=True))
+    whole = geometry.padded_size == geometry.input_size == tiled
+    return whole and geometry.stride == geometry.kernel_size
