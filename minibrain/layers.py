@@ -82,13 +82,15 @@ class ConvTranspose(Layer):
 
 
 class InstanceNormReLU(Layer):
-    """Instance normalisation with gamma and beta (C,), then ReLU."""
+    """Instance normalisation with gamma and beta (C,), then ReLU, then dropout (see Dropout)."""
 
-    def __init__(self, channels, dtype=np.float32):
+    def __init__(self, channels, dtype=np.float32, *, rate=0.0, seed=0, number=0):
         super().__init__(gamma=np.ones(channels, dtype), beta=np.zeros(channels, dtype))
+        self.rate, self.seed, self.number = rate, seed, number
 
     def forward(self, x, training=False, step=0):
-        return norm_relu_forward(x, *self.values())
+        rate = self.rate if training else 0.0
+        return norm_relu_forward(x, *self.values(), rate=rate, key=(self.seed, step, self.number))
 
     def backward(self, dy, saved, input_gradient=True):
         dx, *gradients = norm_relu_backward(dy, saved)

@@ -36,7 +36,7 @@ def random_uint16(start: int, stop: int, key: tuple[int, int, int], xp):
 
     Parameters
     ----------
-    start, stop : numbers of the first and the one after the last; start a multiple of 8
+    start, stop : numbers of the first and the one after the last
     key : (seed, step, layer), seed below 2^64, step and layer below 2^32
     xp : numpy or cupy, where the result is made
     """
@@ -47,4 +47,5 @@ def random_uint16(start: int, stop: int, key: tuple[int, int, int], xp):
     zero = xp.zeros_like(block)
     counter = (block & LOW, block >> 32, zero + layer, zero + step)
     words = philox(counter, (seed & LOW, seed >> 32))
-    return xp.stack(words, axis=-1).astype(xp.uint32).view(xp.uint16).ravel()[: stop - start]
+    values = xp.stack(words, axis=-1).astype(xp.uint32).view(xp.uint16).ravel()
+    return values[start % 8 :][: stop - start]

@@ -39,11 +39,6 @@ class ReluSaved(NamedTuple):
     y: Array
 
 
-class NormReluSaved(NamedTuple):
-    norm: NormSaved
-    relu: ReluSaved
-
-
 class SigmoidSaved(NamedTuple):
     y: Array
 
@@ -60,6 +55,17 @@ class DropoutSaved(NamedTuple):
     def threshold(self):
         """A value is kept where its random 16-bit integer is not below this."""
         return min(round(self.rate * 65536), 65535)
+
+    @property
+    def scale(self):
+        """What is kept is divided by the share that is kept."""
+        return 65536 / (65536 - self.threshold)
+
+
+class NormReluSaved(NamedTuple):
+    norm: NormSaved
+    y: Array  # after ReLU and dropout
+    dropout: DropoutSaved
 
 
 class CrossEntropySaved(NamedTuple):

@@ -203,10 +203,10 @@ def test_wrong_labels_are_left_to_the_reference():
         assert F.cce_dice_loss_forward.fast(logits, labels) is NotImplemented
 
 
-def check_norm_relu(x):
+def check_norm_relu(x, **dropout):
     gamma, beta = random(x.shape[-1:], 1), random(x.shape[-1:], 2)
-    y, saved = F.norm_relu_forward.fast(x, gamma, beta)
-    exact, exact_saved = F.norm_relu_forward.reference(*doubled((x, gamma, beta)))
+    y, saved = F.norm_relu_forward.fast(x, gamma, beta, **dropout)
+    exact, exact_saved = F.norm_relu_forward.reference(*doubled((x, gamma, beta)), **dropout)
     assert_close(y, exact)
     near_kink = (exact != 0) != (y != 0)
     dy = np.where(near_kink, 0, random(x.shape, 3)).astype(np.float32)
@@ -221,8 +221,9 @@ def check_norm_relu(x):
 @pytest.mark.parametrize(
     "shape", [(2, 64, 48, 32, 3), (1, 32, 32, 32, 16), (3, 17, 16, 5), (2, 4, 4, 4, 64), (2, 33, 2)]
 )
-def test_norm_relu(shape):
-    check_norm_relu(5 * random(shape) + 3)
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_norm_relu(shape, rate):
+    check_norm_relu(5 * random(shape) + 3, rate=rate, key=(1, 2, 3))
 
 
 def test_norm_relu_far_from_0_and_beside_an_outlier():

@@ -152,10 +152,12 @@ def test_dropout_masks_depend_on_the_step_and_on_nothing_else(options):
     assert np.abs(first - second).max() > 1e-3
 
 
-def test_the_layers_of_dropout_draw_different_masks_at_their_own_rates():
-    network = UNet(1, 1, 2, channels=(4, 4, 4), norm="none", dropout=(0.1, 0.0, 0.3))
+@pytest.mark.parametrize(("norm", "name"), [("none", "dropout1"), ("instance", "norm1")])
+def test_the_layers_of_dropout_draw_different_masks_at_their_own_rates(norm, name):
+    network = UNet(1, 1, 2, channels=(4, 4, 4), norm=norm, dropout=(0.1, 0.0, 0.3))
     blocks = [*network.encoders, network.bottleneck, *network.decoders]
-    layers = [block.layers["dropout"] for block in blocks if "dropout" in block.layers]
+    layers = [block.layers[name] for block in blocks if name in block.layers]
+    layers = [layer for layer in layers if layer.rate]
     assert [layer.rate for layer in layers] == [0.1, 0.3, 0.1]  # down, bottleneck, up again
     assert len({layer.number for layer in layers}) == 3
 

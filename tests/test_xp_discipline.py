@@ -42,7 +42,7 @@ CALLS = {
         ((X, GAMMA, BETA, MEAN, VARIANCE), {"training": False}),
     ],
     "instance_norm": [((X, GAMMA, BETA), {})],
-    "norm_relu": [((X, GAMMA, BETA), {})],
+    "norm_relu": [((X, GAMMA, BETA), {}), ((X, GAMMA, BETA), {"rate": 0.5, "key": KEY})],
     "relu": [((X,), {})],
     "sigmoid": [((X,), {})],
     "softmax": [((X,), {})],

@@ -77,4 +77,4 @@ def dropout_backward(dy, saved: DropoutSaved):
 def _dropout_factor(x, saved: DropoutSaved):
     """1 / (1 − rate) where a value is kept and 0 elsewhere, in the dtype of x."""
     keep = random_uint16(0, x.size, saved.key, array_module(x)) >= saved.threshold
-    return keep.reshape(x.shape).astype(x.dtype) * (65536 / (65536 - saved.threshold))
+    return keep.reshape(x.shape).astype(x.dtype) * saved.scale

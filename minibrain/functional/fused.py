@@ -1,19 +1,20 @@
 """Operations that follow each other in a network, as one pair: a twin can do them in one go."""
 
-from minibrain.functional.activation import relu_backward, relu_forward
+from minibrain.functional.activation import dropout_forward, relu_forward
 from minibrain.functional.normalization import instance_norm_backward, instance_norm_forward
 from minibrain.kernels import fast_twin
-from minibrain.saved import NormReluSaved
+from minibrain.saved import DropoutSaved, NormReluSaved
 
 
 @fast_twin
-def norm_relu_forward(x, gamma, beta, *, eps=1e-5):
-    """Instance norm, then ReLU.
+def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
+    """Instance norm, then ReLU, then dropout.
 
     Parameters
     ----------
     x : (N, *S, C) float array
     gamma, beta : (C,)
+    rate, key : as in dropout_forward; rate 0 is no dropout
 
     Returns
     -------
@@ -22,15 +23,21 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5):
 
     Raises
     ------
-    ValueError : a sample has one voxel; gamma or beta does not fit
+    ValueError : a sample has one voxel; gamma, beta or rate is not as above
     """
     y, norm = instance_norm_forward(x, gamma, beta, eps=eps)
-    y, relu = relu_forward(y)
-    return y, NormReluSaved(norm, relu)
+    y, _ = relu_forward(y)
+    dropout = DropoutSaved(rate, key)
+    if rate:
+        y, dropout = dropout_forward(y, rate, key)
+    return y, NormReluSaved(norm, y, dropout)
 
 
 @fast_twin
 def norm_relu_backward(dy, saved: NormReluSaved):
-    """Gradients of norm_relu_forward: (dx, dgamma, dbeta)."""
-    dy = relu_backward(dy, saved.relu)
+    """Gradients of norm_relu_forward: (dx, dgamma, dbeta).
+
+    A result above 0 passed the ReLU and was kept by dropout, any other did not: no mask is needed.
+    """
+    dy = dy * (saved.y > 0) * saved.dropout.scale
     return instance_norm_backward(dy, saved.norm)

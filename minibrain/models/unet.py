@@ -202,22 +202,23 @@ class _Maker:
         self.dropouts = 0
 
     def block(self, incoming, channels, rate, plain_end=False) -> Chain:
-        layers = {"conv1": self.conv(incoming, channels), **self.norm_relu(channels, 1)}
-        if rate:
-            layers["dropout"] = Dropout(rate, self.seed, self.dropouts)
-            self.dropouts += 1
-        layers["conv2"] = self.conv(channels, channels)
-        return Chain(**layers, **({} if plain_end else self.norm_relu(channels, 2)))
+        first = {"conv1": self.conv(incoming, channels), **self.norm_relu(channels, "1", rate)}
+        second = {"conv2": self.conv(channels, channels)}
+        return Chain(**first, **second, **({} if plain_end else self.norm_relu(channels, "2")))
 
     def conv(self, incoming, channels) -> Conv:
         shape = (*(3,) * self.rank, incoming, channels)
         return Conv(self.initializer(self.rng, shape, self.dtype))
 
-    def norm_relu(self, channels, number) -> dict:
+    def norm_relu(self, channels, suffix, rate=0.0) -> dict:
+        """The configured norm, ReLU and, at a rate, dropout with a number of its own."""
+        dropout = {"rate": rate, "seed": self.seed, "number": self.dropouts}
+        self.dropouts += bool(rate)
         if self.norm == "instance":
-            return {f"norm{number}": InstanceNormReLU(channels, self.dtype)}
-        norm = {f"norm{number}": BatchNorm(channels, self.dtype)} if self.norm == "batch" else {}
-        return {**norm, f"relu{number}": ReLU()}
+            return {f"norm{suffix}": InstanceNormReLU(channels, self.dtype, **dropout)}
+        norm = {f"norm{suffix}": BatchNorm(channels, self.dtype)} if self.norm == "batch" else {}
+        last = {f"dropout{suffix}": Dropout(**dropout)} if rate else {}
+        return {**norm, f"relu{suffix}": ReLU(), **last}
 
     def transposed(self, incoming, channels) -> Chain:
         shape = (*(2,) * self.rank, channels, incoming)

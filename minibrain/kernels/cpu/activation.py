@@ -22,18 +22,19 @@ def dropout_backward(dy, saved: DropoutSaved):
     return _masked(dy, saved)
 
 
+def keep_factor(saved: DropoutSaved, block: slice):
+    """Of a block of values in the order of memory: 0 where one is dropped, else the scale."""
+    keep = random_uint16(block.start, block.stop, saved.key, np) >= saved.threshold
+    return np.multiply(keep, saved.scale, dtype=np.float32)
+
+
 def _masked(x, saved: DropoutSaved):
     y = np.empty(x.shape, np.float32)
     values, results = x.reshape(-1), y.reshape(-1)
-    threshold = saved.threshold
-    scale = np.float32(65536 / (65536 - threshold))
 
     def work(start):
         block = slice(start, min(start + BLOCK_VALUES, x.size))
-        keep = random_uint16(block.start, block.stop, saved.key, np) >= threshold
-        factor = keep.astype(np.float32)
-        factor *= scale
-        np.multiply(values[block], factor, out=results[block])
+        np.multiply(values[block], keep_factor(saved, block), out=results[block])
 
     each(work, range(0, x.size, BLOCK_VALUES))
     return y

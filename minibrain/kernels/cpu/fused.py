@@ -1,4 +1,4 @@
-"""Instance norm and ReLU in two passes over memory, forward as backward.
+"""Instance norm, ReLU and dropout in two passes over memory, forward as backward.
 
 The first pass takes sums of every block, the second applies a line per channel. A block's sum of
 squares is taken about the block's own mean and the blocks are put together in float64, so that
@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minibrain.kernels.cpu.activation import keep_factor
 from minibrain.kernels.cpu.reduce import wide
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.saved import NormReluSaved, NormSaved, ReluSaved
+from minibrain.saved import DropoutSaved, NormReluSaved, NormSaved
 
 BLOCK_VALUES = 2**16
 
 
-def norm_relu_forward(x, gamma, beta, *, eps=1e-5):
-    if not _supported(x, gamma, beta):
+def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
+    if not _supported(x, gamma, beta) or not 0 <= rate < 1:
         return NotImplemented
     blocks = _Blocks.of(x)
     mean, variance = _statistics(blocks)
@@ -30,6 +31,8 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5):
     beta = np.broadcast_to(beta, mean.shape)
     lines = [blocks.tiled(line) for line in (mean, inv_std * gamma, beta)]
 
+    dropout = DropoutSaved(rate, key)
+
     def work(block):
         centre, scale, shift = (line[block.n] for line in lines)
         out = outputs[block]
@@ -37,15 +40,17 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5):
         out *= scale
         out += shift
         np.maximum(out, 0, out=out)
+        if rate:
+            out *= keep_factor(dropout, blocks.in_memory(block)).reshape(out.shape)
 
     each(work, blocks.all())
     axes = tuple(range(1, x.ndim - 1))
     mean, variance, inv_std = (np.expand_dims(line, axes) for line in (mean, variance, inv_std))
-    return y, NormReluSaved(NormSaved(x, gamma, mean, variance, inv_std, axes), ReluSaved(y))
+    return y, NormReluSaved(NormSaved(x, gamma, mean, variance, inv_std, axes), y, dropout)
 
 
 def norm_relu_backward(dy, saved: NormReluSaved):
-    (x, gamma, mean, _, inv_std, axes), (y,) = saved
+    (x, gamma, mean, _, inv_std, axes), y, dropout = saved
     if not _supported(x, gamma, gamma) or dy.dtype != np.float32:
         return NotImplemented
     dy = np.ascontiguousarray(dy)
@@ -62,6 +67,8 @@ def norm_relu_backward(dy, saved: NormReluSaved):
         np.negative(outputs[block].view(np.int32), out=bits)
         bits >>= 31
         np.bitwise_and(upstream[block].view(np.int32), bits, out=g.view(np.int32))
+        if dropout.rate:
+            g *= np.float32(dropout.scale)
         np.subtract(inputs[block], centre[block.n], out=product)
         product *= g
         return _row_sum(g), _row_sum(product)
@@ -141,6 +148,12 @@ class _Blocks(NamedTuple):
             for n in range(self.samples)
             for start in range(0, height, step)
         ]
+
+    def in_memory(self, block):
+        """Where the block's values lie among all values; its rows must not go past the end."""
+        row, first = self.rows.shape[2], block.n * self.rows.shape[1]
+        last = min(block.rows.stop, self.rows.shape[1])
+        return slice((first + block.rows.start) * row, (first + last) * row)
 
     def tiled(self, line):
         """(N, C) -> (N, together·C) float32, to be combined with rows; without negative zeros."""
