@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.threads import each
 from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved
@@ -29,7 +30,7 @@ def keep_factor(saved: DropoutSaved, block: slice):
 
 
 def _masked(x, saved: DropoutSaved):
-    y = np.empty(x.shape, np.float32)
+    y = empty(x.shape)
     values, results = x.reshape(-1), y.reshape(-1)
 
     def work(start):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.planes import Sweep, as_volume
 from minibrain.kernels.cpu.reduce import channel_sum
 from minibrain.kernels.cpu.threads import each, scratch
@@ -50,7 +51,7 @@ def conv_transpose_forward(
     )
     if not _apart(geometry):
         return NotImplemented
-    y = np.empty((len(x), *geometry.input_size, weight.shape[-2]), np.float32)
+    y = empty((len(x), *geometry.input_size, weight.shape[-2]))
     planes, places = as_volume(x), _Places.of(y, geometry)
     matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]).T)
     tiled = 0 if bias is None else np.tile(bias, matrix.shape[1] // len(bias))
@@ -71,7 +72,7 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     if not (_supported(x, weight) and dy.dtype == np.float32 and _apart(geometry)):
         return NotImplemented
     dy = np.ascontiguousarray(dy)
-    dx = np.empty(x.shape, np.float32)
+    dx = empty(x.shape)
     planes, dplanes, places = as_volume(x), as_volume(dx), _Places.of(dy, geometry)
     matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]))
 
@@ -114,11 +115,12 @@ class _Places(NamedTuple):
 
 def correlate(x, weight, padding, output_size, bias=None):
     """y[n,p,o] = bias[o] + Σ_{k,c} weight[k,c,o] · x[n, p + k − padding, c]."""
-    y = np.zeros((len(x), *output_size, weight.shape[-1]), np.float32)
+    y = empty((len(x), *output_size, weight.shape[-1]))
     sweep = Sweep.over(x, weight.shape[:-2], padding, y)
     matrix = sweep.matrix(weight)
 
     def work(block):
+        sweep.clear(block)
         for planes, patches in sweep.unfolded(block):
             sweep.add_shares(block, planes, patches, matrix)
         if bias is not None:
@@ -134,12 +136,13 @@ def _both_gradients(x, weight, dy, geometry):
     taps = weight.shape[:-2]
     turned = np.flip(weight, axis=tuple(range(len(taps)))).swapaxes(-1, -2)
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
-    dx = np.zeros(x.shape, np.float32)
+    dx = empty(x.shape)
     sweep = Sweep.over(dy, taps, padding, dx)
     matrix, volume = sweep.matrix(turned), as_volume(x)
 
     def work(block):
         dmatrix = np.zeros(matrix.shape, np.float32)
+        sweep.clear(block)
         for planes, patches in sweep.unfolded(block):
             sweep.add_shares(block, planes, patches, matrix)
             dmatrix += patches.T @ sweep.gathered(block, planes, volume)

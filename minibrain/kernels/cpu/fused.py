@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.kernels.cpu.activation import keep_factor
+from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import wide
 from minibrain.kernels.cpu.threads import each, scratch
 from minibrain.saved import DropoutSaved, NormReluSaved, NormSaved
@@ -26,7 +27,7 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     blocks = _Blocks.of(x)
     mean, variance = _statistics(blocks)
     inv_std = 1 / np.sqrt(variance + np.float32(eps))
-    y = np.empty_like(x)
+    y = empty(x.shape)
     outputs = _Blocks.of(y)
     beta = np.broadcast_to(beta, mean.shape)
     lines = [blocks.tiled(line) for line in (mean, inv_std * gamma, beta)]
@@ -54,7 +55,7 @@ def norm_relu_backward(dy, saved: NormReluSaved):
     if not _supported(x, gamma, gamma) or dy.dtype != np.float32:
         return NotImplemented
     dy = np.ascontiguousarray(dy)
-    dx = np.empty_like(x)
+    dx = empty(x.shape)
     mean, inv_std = (np.squeeze(line, axes).astype(np.float64) for line in (mean, inv_std))
     inputs, outputs, upstream, gradients = (_Blocks.of(array) for array in (x, y, dy, dx))
     centre = inputs.tiled(mean)

@@ -6,6 +6,7 @@ the sums over all voxels that Dice needs are float64, added in the order of the 
 
 import numpy as np
 
+from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.threads import each
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved
 
@@ -18,7 +19,7 @@ def cce_dice_loss_forward(
     if logits.dtype != np.float32 or not _valid(logits, labels):
         return NotImplemented
     n, classes = len(logits), logits.shape[-1]
-    log_p, p = np.empty(logits.shape, np.float32), np.empty(logits.shape, np.float32)
+    log_p, p = empty(logits.shape), empty(logits.shape)
     inputs, logs, outputs, targets = (_by_sample(array) for array in (logits, log_p, p, labels))
 
     def work(block):
@@ -56,7 +57,7 @@ def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
     toward_label = (-2 * share / total).astype(np.float32).reshape(-1, classes, 1)
     toward_all = (share * overlap / total**2).astype(np.float32).reshape(-1, classes, 1)
     scale = np.float32(dloss * saved.cce_weight / labels.size)
-    dlogits = np.empty(p.shape, np.float32)
+    dlogits = empty(p.shape)
     inputs, outputs, targets = (_by_sample(array) for array in (p, dlogits, labels))
 
     def work(block):

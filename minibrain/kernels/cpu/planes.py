@@ -18,7 +18,8 @@ import numpy as np
 from minibrain.kernels.cpu.threads import scratch
 
 BLOCK_BYTES = 1_500_000  # of unfolded planes: measured best between 0.3 and 2.5 MB
-LEAST_BLOCKS = 4  # per sample, so that several threads have something to do
+MOST_SHARES = 4  # a sample is cut in so many blocks at least, for several threads to share,
+LEAST_VOXELS = 512  # unless they would be smaller: every block adds a weight gradient of its own
 
 
 def as_volume(x):
@@ -64,9 +65,10 @@ class Sweep(NamedTuple):
         return np.moveaxis(by_plane, 3, 0).reshape(shape)
 
     def blocks(self):
-        n, _, height, width, _ = self.output.shape
+        n, depth, height, width, _ = self.output.shape
         fitting = BLOCK_BYTES // (4 * width * self.kernel_rows)
-        rows = max(1, min(fitting, -(-height // LEAST_BLOCKS)))
+        shares = max(1, min(MOST_SHARES, depth * height * width // LEAST_VOXELS))
+        rows = max(1, min(fitting, -(-height // shares)))
         return [
             Block(i, slice(r, min(r + rows, height)))
             for i in range(n)
@@ -103,14 +105,26 @@ class Sweep(NamedTuple):
         inside[...] = self.input[block.n, planes, low : max(high, low)]
         return frame
 
+    def clear(self, block):
+        """Set to 0 the output planes that kd = 0 does not reach; add_shares sets all others."""
+        before, reached = self.padding[0][0], self.padding[0][0] + self.input.shape[1]
+        self.output[block.n, :before, block.rows] = 0
+        self.output[block.n, reached:, block.rows] = 0
+
     def add_shares(self, block, planes, patches, matrix):
-        """y[t] += share of input plane d in it, for every plane that d reaches."""
+        """y[t] += share of input plane d in it, for every plane that d reaches.
+
+        Planes come in order, so the share through kd = 0 is the first that an output plane gets.
+        """
         shares = scratch("shares", (len(patches), matrix.shape[1]))
         np.matmul(patches, matrix, out=shares)
         shares = self._by_plane(shares, block, planes)
         for kd, d, t in self._meetings(planes):
             rows = self.output[block.n, t, block.rows]
-            rows += shares[d, :, :, kd]
+            if kd == 0:
+                rows[...] = shares[d, :, :, kd]
+            else:
+                rows += shares[d, :, :, kd]
 
     def gathered(self, block, planes, volume):
         """The adjoint of that: the planes t of a volume like the output, laid beside each d."""

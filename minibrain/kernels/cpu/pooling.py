@@ -3,6 +3,7 @@
 import numpy as np
 
 from minibrain.geometry import conv_geometry
+from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.planes import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
 from minibrain.saved import MaxPoolSaved
@@ -16,7 +17,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     if not _halves(geometry):
         return NotImplemented
     shape = (len(x), *geometry.output_size, x.shape[-1])
-    y, winner = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    y, winner = empty(shape), np.empty(shape, np.uint8)
     values, winners, candidates = as_volume(y), as_volume(winner), _candidates(x)
 
     def work(plane):
@@ -25,8 +26,8 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
         best[...] = first
         who.fill(0)
         for number, candidate in enumerate(others, start=1):
-            better = np.greater(candidate, best)
-            np.copyto(who, number, where=better)  # of equal values the first one wins
+            better = np.greater(candidate, best)  # of equal values the first one wins
+            np.maximum(who, better * np.uint8(number), out=who)  # numbers rise: the last is kept
             np.maximum(best, candidate, out=best)
 
     each(work, np.ndindex(values.shape[:2]))
@@ -37,7 +38,7 @@ def max_pool_backward(dy, saved: MaxPoolSaved):
     winner, geometry = saved
     if dy.dtype != np.float32 or dy.ndim not in (4, 5) or not _halves(geometry):
         return NotImplemented
-    dx = np.empty((len(dy), *geometry.input_size, dy.shape[-1]), np.float32)
+    dx = empty((len(dy), *geometry.input_size, dy.shape[-1]))
     upstream, winners, candidates = as_volume(dy), as_volume(winner), _candidates(dx)
 
     def work(plane):
