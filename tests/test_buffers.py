@@ -50,8 +50,8 @@ def test_live_arrays_never_share_and_little_is_held(actions):
         else:
             live.append((np.asarray(buffers._Loan(pool, (1000 * (kind + 1),))), number))
             live[-1][0].fill(number)
-        assert all([(array == value).all() for array, value in live])
-        used = sum([array.nbytes for array, _ in live])
+        assert all((array == value).all() for array, value in live)
+        used = sum(array.nbytes for array, _ in live)
         assert pool.bytes_used == used
         assert pool.bytes_free == sum(buffer.nbytes for buffer in pool.free)
         assert pool.bytes_free + used <= pool.most_used
