@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from minibrain.arrays import array_module, like
+from minibrain.kernels import fast_twin
 from minibrain.parameter import Parameter
 
 
+@fast_twin
 def adam_update(gradient, mean, square, step, *, learning_rate, beta1, beta2, epsilon):
     """One step of Adam as a function of its state.
 

@@ -69,7 +69,7 @@ class NormReluSaved(NamedTuple):
 
 
 class CrossEntropySaved(NamedTuple):
-    log_p: Array  # (N, *S, C)
+    p: Array  # (N, *S, C)
     labels: Array  # (N, *S)
 
 

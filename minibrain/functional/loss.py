@@ -37,13 +37,13 @@ def cross_entropy_forward(logits, labels):
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
     chosen = xp.take_along_axis(log_p, labels[..., None].astype(np.int64), axis=-1)
-    return -chosen.mean(dtype=np.float64), CrossEntropySaved(log_p, labels)
+    return -chosen.mean(dtype=np.float64), CrossEntropySaved(xp.exp(log_p), labels)
 
 
 def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     """dz = dloss · (p − t) / voxels."""
-    log_p, labels = saved
-    dlogits = array_module(log_p).exp(log_p) - _one_hot(labels, log_p)
+    p, labels = saved
+    dlogits = p - _one_hot(labels, p)
     dlogits *= dloss / labels.size
     return dlogits
 

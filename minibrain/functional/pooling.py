@@ -92,6 +92,7 @@ def upsample_backward(dy, saved: UpsampleSaved):
     return dy.reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
 
 
+@fast_twin
 def concat_forward(a, b):
     """Join two arrays along the channels.
 
@@ -109,6 +110,7 @@ def concat_forward(a, b):
     return array_module(a).concatenate([a, b], axis=-1), ConcatSaved(a.shape[-1])
 
 
+@fast_twin
 def concat_backward(dy, saved: ConcatSaved):
     """Split: (da, db)."""
     return dy[..., : saved.channels], dy[..., saved.channels :]

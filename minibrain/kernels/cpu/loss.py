@@ -1,6 +1,6 @@
 """Softmax, cross-entropy and Dice in one pass forward and one backward.
 
-Blocks of voxels are turned to (C, voxels), so that the inner loops are long. Forward keeps log p;
+Blocks of voxels are turned to (C, voxels), so that the inner loops are long. Forward keeps p;
 the sums over all voxels that Dice needs are float64, added in the order of the blocks.
 """
 
@@ -19,8 +19,8 @@ def cce_dice_loss_forward(
     if logits.dtype != np.float32 or not _valid(logits, labels):
         return NotImplemented
     n, classes = len(logits), logits.shape[-1]
-    log_p, p = empty(logits.shape), empty(logits.shape)
-    inputs, logs, outputs, targets = (_by_sample(array) for array in (logits, log_p, p, labels))
+    p = empty(logits.shape)
+    inputs, outputs, targets = (_by_sample(array) for array in (logits, p, labels))
 
     def work(block):
         z = inputs[block].T.copy(order="C")
@@ -29,7 +29,7 @@ def cce_dice_loss_forward(
         total = q.sum(axis=0)
         z -= np.log(total)
         q /= total
-        logs[block], outputs[block] = z.T, q.T
+        outputs[block] = q.T
         t = _one_hot(targets[block], classes)
         chosen = np.einsum("cv,cv->c", z, t)
         return chosen, np.einsum("cv,cv->c", q, t), q.sum(axis=1), t.sum(axis=1)
@@ -42,7 +42,7 @@ def cce_dice_loss_forward(
     overlap = (2 * sums[:, 1] + smooth).reshape(shape)
     volumes = (sums[:, 2] + sums[:, 3] + smooth).reshape(shape)
     loss = cce_weight * cce + dice_weight * (1 - (overlap / volumes).mean())
-    saved = CrossEntropySaved(log_p, labels), DiceSaved(p, labels, overlap, volumes)
+    saved = CrossEntropySaved(p, labels), DiceSaved(p, labels, overlap, volumes)
     return loss, CceDiceSaved(*saved, cce_weight, dice_weight)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from minibrain.kernels.cpu.threads import scratch
 
-BLOCK_BYTES = 1_500_000  # of unfolded planes: measured best between 0.3 and 2.5 MB
+BLOCK_BYTES = 3_000_000  # of unfolded planes: measured best between 0.5 and 5 MB
 MOST_SHARES = 4  # a sample is cut in so many blocks at least, for several threads to share,
 LEAST_VOXELS = 512  # unless they would be smaller: every block adds a weight gradient of its own
 

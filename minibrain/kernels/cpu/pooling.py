@@ -1,4 +1,4 @@
-"""Max-pool over blocks of 2 voxels per axis, one plane of the result at a time."""
+"""Max-pool over blocks of 2 voxels per axis, and concatenation, one plane at a time."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from minibrain.geometry import conv_geometry
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.planes import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.saved import MaxPoolSaved
+from minibrain.saved import ConcatSaved, MaxPoolSaved
 
 
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
@@ -49,6 +49,34 @@ def max_pool_backward(dy, saved: MaxPoolSaved):
 
     each(work, np.ndindex(upstream.shape[:2]))
     return dx
+
+
+def concat_forward(a, b):
+    if a.dtype != np.float32 or b.dtype != np.float32 or a.ndim < 3 or a.shape[:-1] != b.shape[:-1]:
+        return NotImplemented
+    channels = a.shape[-1]
+    y = empty((*a.shape[:-1], channels + b.shape[-1]))
+
+    def work(plane):
+        y[plane][..., :channels] = a[plane]
+        y[plane][..., channels:] = b[plane]
+
+    each(work, np.ndindex(y.shape[:2]))
+    return y, ConcatSaved(channels)
+
+
+def concat_backward(dy, saved: ConcatSaved):
+    if dy.dtype != np.float32 or dy.ndim < 3:
+        return NotImplemented
+    da = empty((*dy.shape[:-1], saved.channels))
+    db = empty((*dy.shape[:-1], dy.shape[-1] - saved.channels))
+
+    def work(plane):
+        da[plane] = dy[plane][..., : saved.channels]
+        db[plane] = dy[plane][..., saved.channels :]
+
+    each(work, np.ndindex(dy.shape[:2]))
+    return da, db
 
 
 def _candidates(x):
