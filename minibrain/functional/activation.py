@@ -1,21 +1,25 @@
 """Elementwise operations, and softmax over the channels."""
 
 from minibrain.arrays import array_module
+from minibrain.kernels import fast_twin
 from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
 
+@fast_twin
 def relu_forward(x):
     """y = max(x, 0). Returns (y, saved), y in the shape of x."""
     y = array_module(x).maximum(x, 0)
     return y, ReluSaved(y)
 
 
+@fast_twin
 def relu_backward(dy, saved: ReluSaved):
     """dx = dy where the output was positive; at 0 the derivative is taken as 0."""
     return dy * (saved.y > 0)
 
 
+@fast_twin
 def sigmoid_forward(x):
     """y = 1 / (1 + exp(−x)), for any finite x. Returns (y, saved), y in the shape of x."""
     xp = array_module(x)
@@ -23,11 +27,13 @@ def sigmoid_forward(x):
     return y, SigmoidSaved(y)
 
 
+@fast_twin
 def sigmoid_backward(dy, saved: SigmoidSaved):
     """dx = dy · y · (1 − y)."""
     return dy * saved.y * (1 - saved.y)
 
 
+@fast_twin
 def softmax_forward(x):
     """y[c] = exp(x[c]) / Σ_j exp(x[j]) over the last axis.
 
@@ -40,12 +46,14 @@ def softmax_forward(x):
     return y, SoftmaxSaved(y)
 
 
+@fast_twin
 def softmax_backward(dy, saved: SoftmaxSaved):
     """dx[c] = y[c] · (dy[c] − Σ_j dy[j]·y[j])."""
     y = saved.y
     return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
+@fast_twin
 def dropout_forward(x, rate: float, key: tuple[int, int, int]):
     """Set values to 0 with probability `rate` and scale the others so that the mean stays.
 
@@ -66,6 +74,7 @@ def dropout_forward(x, rate: float, key: tuple[int, int, int]):
     return x * _dropout_factor(x, saved), saved
 
 
+@fast_twin
 def dropout_backward(dy, saved: DropoutSaved):
     """dx = dy times the same mask and scale, computed again."""
     return dy * _dropout_factor(dy, saved)

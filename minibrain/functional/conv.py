@@ -62,6 +62,7 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     return dx, weight_gradient(x, dy, geometry), channel_sum(dy)
 
 
+@fast_twin
 def conv_transpose_forward(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, output_padding=0
 ):
@@ -97,6 +98,7 @@ def conv_transpose_forward(
     return y, ConvSaved(x, weight, geometry)
 
 
+@fast_twin
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     """Gradients of conv_transpose_forward: (dx, dweight, dbias)."""
     x, weight, geometry = saved

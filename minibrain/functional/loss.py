@@ -9,9 +9,11 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.functional.activation import softmax_backward, softmax_forward
+from minibrain.kernels import fast_twin
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved, SoftmaxSaved
 
 
+@fast_twin
 def cross_entropy_forward(logits, labels):
     """Categorical cross-entropy, the mean over voxels of −log p[label].
 
@@ -39,6 +41,7 @@ def cross_entropy_forward(logits, labels):
     return -chosen.mean(dtype=np.float64), CrossEntropySaved(log_p, labels)
 
 
+@fast_twin
 def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     """dz = dloss · (p − t) / voxels."""
     log_p, labels = saved
@@ -47,6 +50,7 @@ def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     return dlogits
 
 
+@fast_twin
 def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
     """Soft Dice loss, 1 − mean over classes of (2 Σ p·t + smooth) / (Σ p + Σ t + smooth).
 
@@ -81,6 +85,7 @@ def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
     return 1 - (overlap / volumes).mean(), DiceSaved(p, labels, overlap, volumes)
 
 
+@fast_twin
 def dice_loss_backward(dloss, saved: DiceSaved):
     """dp = −dloss/classes · (2t/total − overlap/total²), then through the softmax."""
     p, labels, overlap, total = saved
@@ -91,6 +96,7 @@ def dice_loss_backward(dloss, saved: DiceSaved):
     return softmax_backward(dp, SoftmaxSaved(p))
 
 
+@fast_twin
 def cce_dice_loss_forward(
     logits, labels, *, cce_weight=0.5, dice_weight=0.5, smooth=1.0, per_sample=False
 ):
@@ -112,6 +118,7 @@ def cce_dice_loss_forward(
     return cce_weight * cce + dice_weight * dice, saved
 
 
+@fast_twin
 def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
     """The logits were used twice: the two gradients add."""
     dlogits = cross_entropy_backward(dloss * saved.cce_weight, saved.cross_entropy)

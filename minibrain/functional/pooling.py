@@ -4,9 +4,11 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import conv_geometry, kernel_extent, per_axis
+from minibrain.kernels import fast_twin
 from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
 
 
+@fast_twin
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     """The largest value under each kernel; padding never wins.
 
@@ -47,6 +49,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     return y, MaxPoolSaved(winner, geometry)
 
 
+@fast_twin
 def max_pool_backward(dy, saved: MaxPoolSaved):
     """Each dy goes to the voxel that won; where windows overlap, gradients add."""
     winner, geometry = saved
@@ -62,6 +65,7 @@ def _window(tap, geometry):
     return (slice(None), *(slice(d * k, d * k + s * (n - 1) + 1, s) for k, n, s, d in axes))
 
 
+@fast_twin
 def upsample_forward(x, factor=2):
     """Repeat every voxel `factor` times along every spatial axis (nearest neighbour).
 
@@ -82,6 +86,7 @@ def upsample_forward(x, factor=2):
     return y, UpsampleSaved(factor)
 
 
+@fast_twin
 def upsample_backward(dy, saved: UpsampleSaved):
     """A voxel that was used many times gets the sum of their gradients."""
     n, *size, c = dy.shape
@@ -89,6 +94,7 @@ def upsample_backward(dy, saved: UpsampleSaved):
     return dy.reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
 
 
+@fast_twin
 def concat_forward(a, b):
     """Join two arrays along the channels.
 
@@ -106,6 +112,7 @@ def concat_forward(a, b):
     return array_module(a).concatenate([a, b], axis=-1), ConcatSaved(a.shape[-1])
 
 
+@fast_twin
 def concat_backward(dy, saved: ConcatSaved):
     """Split: (da, db)."""
     return dy[..., : saved.channels], dy[..., saved.channels :]

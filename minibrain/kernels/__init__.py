@@ -25,28 +25,38 @@ TRACE = os.environ.get("MINIBRAIN_TRACE") == "1"
 def fast_twin(reference):
     """Let calls of a functional operation be taken by its twin on the device of its first array.
 
-    The decorated operation has `.reference`, the readable body, and `.fast`, the twin of whatever
-    device it is called for.
+    The first array is looked for in what was saved, too. The decorated operation has `.reference`,
+    the readable body, and `.fast`, the twin of whatever device it is called for.
     """
     module, name = reference.__module__.rpartition(".")[2], reference.__name__
 
     @wraps(reference)
-    def fast(first, *arguments, **options):
-        twin = _find_twin(array_module(first).__name__, module, name)
-        return twin(first, *arguments, **options) if twin else NotImplemented
+    def fast(*arguments, **options):
+        twin = _find_twin(array_module(_first_array(arguments)).__name__, module, name)
+        return twin(*arguments, **options) if twin else NotImplemented
 
     @wraps(reference)
-    def operation(first, *arguments, **options):
+    def operation(*arguments, **options):
         begin = time.perf_counter()
-        result, who = fast(first, *arguments, **options), "fast"
+        result, who = fast(*arguments, **options), "fast"
         if result is NotImplemented:
-            result, who = reference(first, *arguments, **options), "reference"
+            result, who = reference(*arguments, **options), "reference"
         if TRACE:
-            _report(name, who, first, time.perf_counter() - begin)
+            _report(name, who, _first_array(arguments), time.perf_counter() - begin)
         return result
 
     operation.reference, operation.fast = reference, fast
     return operation
+
+
+def _first_array(arguments):
+    """The first array with axes, in the arguments or what is saved in them; or the first argument,
+    if there is none."""
+    for argument in arguments:
+        found = _first_array(argument) if isinstance(argument, tuple | list) else argument
+        if getattr(found, "shape", ()):
+            return found
+    return arguments[0] if arguments else None
 
 
 @cache

@@ -11,18 +11,24 @@ import os
 import re
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
+import standin
 
+from minibrain import kernels
 from minibrain.kernels.cuda import loader
 
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / f"minibrain-emulation-{os.getuid()}"
 COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
-GUARD = 4096  # bytes on either side of an array
+GUARD = 1024  # elements on either side of an array
+# NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
+POISON = {4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
 SCHEDULES = range(4)
 
 
@@ -53,9 +59,10 @@ class Emulator:
         grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
         first, end = (blocks.start, blocks.stop) if blocks else (0, int(np.prod(grid)))
         launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
-        values = [host(loader.packed(argument)) for argument in arguments]
-        guarded = {} if blocks else {_address(v): _Guarded(v) for v in values if v.ndim}
-        pointers = [_argument(value, guarded) for value in values]
+        values = [loader.packed(argument) for argument in arguments]
+        arrays = [] if blocks else [value._host for value in values if _is_on_device(value)]
+        guarded = {_place(array): _Guarded(array) for array in arrays}
+        pointers = [_parameter(value, guarded) for value in values]
         array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
         error = self._function(name)(ctypes.byref(launch), array, len(pointers))
         self.launches.append(name)
@@ -84,36 +91,39 @@ class _Guarded:
         if not array.flags.c_contiguous:
             raise EmulationError("a kernel was given an array that is not contiguous")
         self.array = array
-        self.buffer = np.full(array.nbytes + 2 * GUARD, 0xFF, np.uint8)
+        self.strip = np.full(GUARD, POISON[array.itemsize])
+        self.buffer = np.concatenate([self.strip, self._bits(array), self.strip])
         self.inside = self.buffer[GUARD:-GUARD]
-        self.inside[:] = array.reshape(-1).view(np.uint8)
 
     def give_back(self, name):
-        if (self.buffer[:GUARD] != 0xFF).any() or (self.buffer[-GUARD:] != 0xFF).any():
-            raise EmulationError(f"{name} wrote beside an array {self.array.shape}")
-        self.array.reshape(-1).view(np.uint8)[:] = self.inside
+        for strip in (self.buffer[:GUARD], self.buffer[-GUARD:]):
+            if not np.array_equal(strip, self.strip):
+                raise EmulationError(f"{name} wrote beside an array {self.array.shape}")
+        self._bits(self.array)[:] = self.inside
+
+    def _bits(self, array):
+        return array.reshape(-1).view(self.strip.dtype)
 
 
-def host(value):
-    """What the stand-in for CuPy holds; anything else as it is."""
-    return getattr(value, "_host", value)
+def _is_on_device(value):
+    return isinstance(value, standin.ndarray)
 
 
-def address(array):
-    """`loader.address` for arrays on the host."""
-    return host(array).ctypes.data
-
-
-def _address(array):
+def _place(array):
     return array.ctypes.data, array.nbytes
 
 
-def _argument(value, guarded):
-    """The bytes that a kernel's parameter is read from."""
-    if not value.ndim:
+def _parameter(value, guarded):
+    """What a kernel's parameter is read from: a pointer for an array of the device, else bytes."""
+    if not _is_on_device(value):
         return ctypes.create_string_buffer(value.tobytes(), value.nbytes)
-    copy = guarded.get(_address(value))
-    return ctypes.c_void_p(copy.inside.ctypes.data if copy else value.ctypes.data)
+    copy = guarded.get(_place(value._host))
+    return ctypes.c_void_p((copy.inside if copy else value._host).ctypes.data)
+
+
+def _address(array):
+    """`loader.address` for arrays of the stand-in."""
+    return array._host.ctypes.data
 
 
 @cache
@@ -131,3 +141,24 @@ def _compiled(source):
             subprocess.run([*COMPILER, file, "-o", file.with_suffix(".so")], check=True)
             os.replace(file.with_suffix(".so"), path)
     return ctypes.CDLL(str(path))
+
+
+@contextmanager
+def emulated(schedule=0, edit=None):
+    """Meanwhile arrays of `standin` are a device's: their operations go to the CUDA launchers, and
+    the kernels these launch run here. What the launchers allocate is full of NaN."""
+    emulator = Emulator(schedule, edit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(kernels.DEVICES, "standin", "cuda")
+        patch.setattr(loader, "launch", emulator.launch)
+        patch.setattr(loader, "address", _address)
+        patch.setattr(standin, "empty", _poisoned, raising=False)
+        kernels._find_twin.cache_clear()
+        yield emulator
+    kernels._find_twin.cache_clear()
+
+
+def _poisoned(shape, dtype):
+    array = np.empty(shape, dtype)
+    array.reshape(-1).view(np.uint8)[:] = 0xFF
+    return standin.asarray(array)

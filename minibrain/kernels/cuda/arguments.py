@@ -12,10 +12,7 @@ LARGEST_SAMPLE = 2**31 - 1  # voxels; kernels number them in 32 bits
 LARGEST_GRID = 65535  # blocks along y and z
 
 GEOMETRY = np.dtype(
-    [
-        (name, np.int32, 3)
-        for name in ("input", "output", "kernel", "stride", "padding", "dilation")
-    ]
+    [(name, np.int32, 3) for name in ("input", "output", "kernel", "stride", "padding", "dilation")]
 )
 
 

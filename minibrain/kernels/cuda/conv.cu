@@ -13,8 +13,8 @@ constexpr int THREADS = 128;
 // For each tap the weights of CHUNK channels wait in shared memory, where all threads read them at
 // once; x is read through the cache, OUTPUTS products for each value.
 //
-// Moves, per voxel written: K C / OUTPUTS * OUTPUTS' floats of x (from cache for all but the first
-// tap), OUTPUTS floats of y; per block: all weights of its OUTPUTS channels.
+// Moves, per voxel: K C floats of x for every OUTPUTS channels (from memory once, then from cache)
+// and its channels of y; per block: all weights of its OUTPUTS channels.
 // Grid: (voxels / THREADS, channels / OUTPUTS, samples). Each thread writes what it sums.
 constexpr int OUTPUTS = 16, CHUNK = 32;
 
@@ -118,7 +118,8 @@ weight_gradient(const float *x, const float *dy, float *partial, Geometry geomet
     __syncthreads();
     float(*lane_sums)[TILE * TILE] = reinterpret_cast<float(*)[TILE * TILE]>(shared_memory);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) lane_sums[lane][(row + i / 4) * TILE + column + i % 4] = sums[i / 4][i % 4];
+    for (int i = 0; i < 16; ++i)
+        lane_sums[lane][(row + i / 4) * TILE + column + i % 4] = sums[i / 4][i % 4];
     __syncthreads();
     Index matrix = (Index)blockIdx.x * geometry.taps() + blockIdx.y;
     for (int i = threadIdx.x; i < TILE * TILE; i += THREADS) {

@@ -46,9 +46,7 @@ def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
     length = partial.shape[axis + 1 :]
     sums = array_module(partial).empty((*rows, *length), dtype or partial.dtype)
     sizes = [prod(rows), parts, prod(length)]
-    loader.launch(
-        f"reduce.{kernel}", blocks_for(sums.size), (THREADS,), [partial, sums, *sizes]
-    )
+    loader.launch(f"reduce.{kernel}", blocks_for(sums.size), (THREADS,), [partial, sums, *sizes])
     return sums
 
 
