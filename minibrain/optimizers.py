@@ -33,6 +33,25 @@ def adam_update(gradient, mean, square, step, *, learning_rate, beta1, beta2, ep
     return -learning_rate / (1 - beta1**step) * mean / root, mean, square
 
 
+@fast_twin
+def adam_inplace(mean, square, values, gradients, step, **constants):
+    """One step of Adam over many parameters: changes their values, and mean and square.
+
+    Parameters
+    ----------
+    mean, square : (size of all parameters,), their moments end to end
+    values, gradients : lists of arrays, one per parameter
+    step : t, counted from 1
+    constants : learning_rate and the others of `adam_update`
+    """
+    gradient = array_module(mean).concatenate([gradient.ravel() for gradient in gradients])
+    update, mean[:], square[:] = adam_update(gradient, mean, square, step, **constants)
+    start = 0
+    for value in values:
+        value += update[start : start + value.size].reshape(value.shape)
+        start += value.size
+
+
 class Adam:
     """Adam over all parameters at once: they are laid end to end, so that a step is a handful of
     array operations however many parameters there are.
@@ -58,34 +77,29 @@ class Adam:
         self.learning_rate = float(learning_rate)  # a NumPy float64 would make updates float64
         self.constants = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
         self.steps = 0
-        gradient = self._gradient()
-        self.mean = self.square = array_module(gradient).zeros_like(gradient)
+        first = self.parameters[0].grad
+        size = sum(parameter.grad.size for parameter in self.parameters)
+        self.mean, self.square = (array_module(first).zeros(size, first.dtype) for _ in range(2))
 
     def step(self):
         """Change every parameter in place along its gradient; the moments follow its dtype."""
-        gradient = self._gradient()
+        values = [parameter.value for parameter in self.parameters]
+        gradients = [parameter.grad for parameter in self.parameters]
+        self.mean, self.square = (like(m, gradients[0]) for m in (self.mean, self.square))
         self.steps += 1
-        update, self.mean, self.square = adam_update(
-            gradient,
-            like(self.mean, gradient),
-            like(self.square, gradient),
+        adam_inplace(
+            self.mean,
+            self.square,
+            values,
+            gradients,
             self.steps,
             learning_rate=self.learning_rate,
             **self.constants,
         )
-        start = 0
-        for parameter in self.parameters:
-            value = parameter.value
-            value += update[start : start + value.size].reshape(value.shape)
-            start += value.size
 
     def zero_grad(self):
         for parameter in self.parameters:
             parameter.grad.fill(0)
-
-    def _gradient(self):
-        gradients = [parameter.grad.ravel() for parameter in self.parameters]
-        return array_module(gradients[0]).concatenate(gradients)
 
 
 class HalveOnPlateau:

@@ -6,17 +6,20 @@ from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
 
+@fast_twin
 def relu_forward(x):
     """y = max(x, 0). Returns (y, saved), y in the shape of x."""
     y = array_module(x).maximum(x, 0)
     return y, ReluSaved(y)
 
 
+@fast_twin
 def relu_backward(dy, saved: ReluSaved):
     """dx = dy where the output was positive; at 0 the derivative is taken as 0."""
     return dy * (saved.y > 0)
 
 
+@fast_twin
 def sigmoid_forward(x):
     """y = 1 / (1 + exp(−x)), for any finite x. Returns (y, saved), y in the shape of x."""
     xp = array_module(x)
@@ -24,11 +27,13 @@ def sigmoid_forward(x):
     return y, SigmoidSaved(y)
 
 
+@fast_twin
 def sigmoid_backward(dy, saved: SigmoidSaved):
     """dx = dy · y · (1 − y)."""
     return dy * saved.y * (1 - saved.y)
 
 
+@fast_twin
 def softmax_forward(x):
     """y[c] = exp(x[c]) / Σ_j exp(x[j]) over the last axis.
 
@@ -41,6 +46,7 @@ def softmax_forward(x):
     return y, SoftmaxSaved(y)
 
 
+@fast_twin
 def softmax_backward(dy, saved: SoftmaxSaved):
     """dx[c] = y[c] · (dy[c] − Σ_j dy[j]·y[j])."""
     y = saved.y

@@ -13,6 +13,7 @@ from minibrain.kernels import fast_twin
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved, SoftmaxSaved
 
 
+@fast_twin
 def cross_entropy_forward(logits, labels):
     """Categorical cross-entropy, the mean over voxels of −log p[label].
 
@@ -40,6 +41,7 @@ def cross_entropy_forward(logits, labels):
     return -chosen.mean(dtype=np.float64), CrossEntropySaved(xp.exp(log_p), labels)
 
 
+@fast_twin
 def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     """dz = dloss · (p − t) / voxels."""
     p, labels = saved
@@ -48,6 +50,7 @@ def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     return dlogits
 
 
+@fast_twin
 def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
     """Soft Dice loss, 1 − mean over classes of (2 Σ p·t + smooth) / (Σ p + Σ t + smooth).
 
@@ -82,6 +85,7 @@ def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
     return 1 - (overlap / volumes).mean(), DiceSaved(p, labels, overlap, volumes)
 
 
+@fast_twin
 def dice_loss_backward(dloss, saved: DiceSaved):
     """dp = −dloss/classes · (2t/total − overlap/total²), then through the softmax."""
     p, labels, overlap, total = saved

@@ -12,9 +12,11 @@ Source: Ioffe & Szegedy, arXiv:1502.03167; Ulyanov et al., arXiv:1607.08022.
 import numpy as np
 
 from minibrain.arrays import array_module, channel_sum
+from minibrain.kernels import fast_twin
 from minibrain.saved import NormSaved
 
 
+@fast_twin
 def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
     """Normalise every channel of every sample over its voxels.
 
@@ -36,11 +38,13 @@ def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
     return _normalize(x, gamma, beta, *_statistics(x, axes), eps, axes)
 
 
+@fast_twin
 def instance_norm_backward(dy, saved: NormSaved):
     """Gradients of instance_norm_forward: (dx, dgamma, dbeta)."""
     return _normalize_backward(dy, saved)
 
 
+@fast_twin
 def batch_norm_forward(
     x, gamma, beta, running_mean=None, running_variance=None, *, training=True, eps=1e-5
 ):
@@ -71,6 +75,7 @@ def batch_norm_forward(
     return _normalize(x, gamma, beta, running_mean, running_variance, eps, axes=())
 
 
+@fast_twin
 def batch_norm_backward(dy, saved: NormSaved):
     """Gradients of batch_norm_forward: (dx, dgamma, dbeta)."""
     return _normalize_backward(dy, saved)

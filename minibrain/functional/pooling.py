@@ -65,6 +65,7 @@ def _window(tap, geometry):
     return (slice(None), *(slice(d * k, d * k + s * (n - 1) + 1, s) for k, n, s, d in axes))
 
 
+@fast_twin
 def upsample_forward(x, factor=2):
     """Repeat every voxel `factor` times along every spatial axis (nearest neighbour).
 
@@ -85,6 +86,7 @@ def upsample_forward(x, factor=2):
     return y, UpsampleSaved(factor)
 
 
+@fast_twin
 def upsample_backward(dy, saved: UpsampleSaved):
     """A voxel that was used many times gets the sum of their gradients."""
     n, *size, c = dy.shape

@@ -52,7 +52,7 @@ def fast_twin(reference):
 def _first_array(values):
     """The first array among arguments or in what was saved; a loss's gradient is a number."""
     for value in values:
-        if isinstance(value, tuple):
+        if isinstance(value, tuple | list):
             value = _first_array(value)
         if getattr(value, "ndim", 0):
             return value

@@ -1,0 +1,1 @@
+"""Twins in CUDA C++: one launcher module and one .cu file for each module of functional."""

@@ -1,0 +1,53 @@
+"""What launchers do before a launch: look at the arrays, and lay out the geometry."""
+
+from math import prod
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.geometry import ConvGeometry
+
+THREADS = 256  # of a block in elementwise kernels
+LARGEST_SAMPLE = 2**31 - 1  # voxels; kernels number them in 32 bits
+LARGEST_GRID = 65535  # blocks along y and z
+
+GEOMETRY = np.dtype(
+    [(name, np.int32, 3) for name in ("input", "output", "kernel", "stride", "padding", "dilation")]
+)
+
+
+def supported(*arrays) -> bool:
+    """float32, not empty, a sample's voxels can be numbered, and at most three spatial axes."""
+    return all(
+        array.dtype == np.float32
+        and array.size
+        and prod(array.shape[1:-1]) <= LARGEST_SAMPLE
+        and array.shape[:1] <= (LARGEST_GRID,)
+        for array in arrays
+    )
+
+
+def contiguous(*arrays):
+    """The arrays in the order of their axes in memory; copied only where they are not."""
+    return [array_module(array).ascontiguousarray(array) for array in arrays]
+
+
+def packed_geometry(geometry: ConvGeometry):
+    """`struct Geometry` of common.cuh: absent axes come first and have size 1.
+
+    The padding behind only matters to the output's size, which is there.
+    """
+    before = tuple(pair[0] for pair in geometry.padding)
+    fields = (geometry.input_size, geometry.output_size, geometry.kernel_size, geometry.stride)
+    ones = [(1,) * (3 - len(axes)) + tuple(axes) for axes in (*fields, geometry.dilation)]
+    padding = (0,) * (3 - len(before)) + before
+    return np.array((*ones[:4], padding, ones[4]), GEOMETRY)
+
+
+def ceil_divide(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def blocks_for(elements: int) -> tuple[int]:
+    """The grid of an elementwise kernel."""
+    return (ceil_divide(elements, THREADS),)

@@ -1,0 +1,81 @@
+// What all kernels share. No CUDA header is included, so that NVRTC alone can compile them.
+//
+// Arrays are channels last and contiguous. A voxel's number within its sample is an int (launchers
+// leave larger samples to the reference); whatever addresses memory is an Index of 64 bits.
+
+using Index = long long;
+
+extern __shared__ double shared_memory[];
+
+__device__ inline Index global_thread() { return blockIdx.x * (Index)blockDim.x + threadIdx.x; }
+
+__device__ inline Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
+
+// The shape of a convolution or pooling along three axes; an axis that is absent has size 1.
+struct Geometry {
+    int input[3], output[3], kernel[3], stride[3], padding[3], dilation[3];
+
+    __device__ int input_voxels() const { return input[0] * input[1] * input[2]; }
+    __device__ int output_voxels() const { return output[0] * output[1] * output[2]; }
+    __device__ int taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+};
+
+struct Position {
+    int axis[3];
+};
+
+__device__ inline Position position_of(int number, const int (&size)[3]) {
+    return {number / size[2] / size[1], number / size[2] % size[1], number % size[2]};
+}
+
+__device__ inline int number_of(const Position &p, const int (&size)[3]) {
+    return (p.axis[0] * size[1] + p.axis[1]) * size[2] + p.axis[2];
+}
+
+// The input voxel that a tap of the kernel meets at an output position, or -1 in the padding.
+__device__ inline int input_voxel(const Position &output, const Position &tap, const Geometry &g) {
+    Position p;
+    for (int a = 0; a < 3; ++a) {
+        p.axis[a] = g.stride[a] * output.axis[a] + g.dilation[a] * tap.axis[a] - g.padding[a];
+        if (p.axis[a] < 0 || p.axis[a] >= g.input[a]) return -1;
+    }
+    return number_of(p, g.input);
+}
+
+// The output position at which a tap of the kernel meets an input voxel, or -1 if there is none.
+__device__ inline int output_voxel(const Position &input, const Position &tap, const Geometry &g) {
+    Position p;
+    for (int a = 0; a < 3; ++a) {
+        int distance = input.axis[a] + g.padding[a] - g.dilation[a] * tap.axis[a];
+        p.axis[a] = distance / g.stride[a];
+        if (distance < 0 || distance % g.stride[a] || p.axis[a] >= g.output[a]) return -1;
+    }
+    return number_of(p, g.output);
+}
+
+// Sums over voxels, for every channel and in a fixed order: first within this block's share.
+//
+// The grid is (parts, channels / blockDim.x, groups); threads are (channels, rows), and row r takes
+// every blockDim.y-th voxel of the share. add(voxel, channel, sums) adds to `quantities` sums; the
+// block writes partial[quantity, group, part, channel], and reduce.cu adds the parts up.
+template <int quantities, class Add>
+__device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add add) {
+    int threads = blockDim.x * blockDim.y, thread = threadIdx.y * blockDim.x + threadIdx.x;
+    int channel = blockIdx.y * blockDim.x + threadIdx.x;
+    Index share = ceil_divide(voxels, gridDim.x), begin = blockIdx.x * share;
+    Index end = min(begin + share, voxels);
+    double sums[quantities] = {};
+    if (channel < channels)
+        for (Index voxel = begin + threadIdx.y; voxel < end; voxel += blockDim.y)
+            add(voxel, channel, sums);
+    for (int q = 0; q < quantities; ++q) shared_memory[q * threads + thread] = sums[q];
+    __syncthreads();
+    if (threadIdx.y > 0 || channel >= channels) return;
+    for (int q = 0; q < quantities; ++q) {
+        double sum = 0;
+        for (int row = 0; row < blockDim.y; ++row)
+            sum += shared_memory[q * threads + row * blockDim.x + threadIdx.x];
+        Index part = ((Index)q * gridDim.z + blockIdx.z) * gridDim.x + blockIdx.x;
+        partial[part * channels + channel] = sum;
+    }
+}

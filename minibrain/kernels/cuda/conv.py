@@ -1,0 +1,111 @@
+"""Convolution and its transpose; see conv.cu for how the sums are cut."""
+
+from math import prod
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import (
+    LARGEST_GRID,
+    ceil_divide,
+    contiguous,
+    packed_geometry,
+    supported,
+)
+from minibrain.kernels.cuda.reduce import add_parts, channel_sum
+from minibrain.saved import ConvSaved
+
+# as in conv.cu
+THREADS, OUTPUTS, CHUNK, TILE, VOXELS, LANES = 128, 16, 32, 16, 32, 8
+
+BLOCKS = 4096  # that a weight gradient is cut into, nearly: some for every multiprocessor
+LEAST_SHARE = 8 * VOXELS  # positions
+
+
+def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
+    if not _fit(x, weight, bias, inputs=-2, outputs=-1):
+        return NotImplemented
+    geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
+    return correlate(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
+
+
+def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
+    x, weight, geometry = saved
+    if not supported(x, dy) or weight.dtype != np.float32 or x.ndim > 5:
+        return NotImplemented
+    dx = spread(dy, weight, geometry) if input_gradient else None
+    return dx, weight_gradient(x, dy, geometry), channel_sum(dy)
+
+
+def conv_transpose_forward(
+    x, weight, bias=None, *, stride=1, padding=0, dilation=1, output_padding=0
+):
+    if not _fit(x, weight, bias, inputs=-1, outputs=-2):
+        return NotImplemented
+    geometry = conv_transpose_geometry(
+        x.shape[1:-1], weight.shape[:-2], stride, padding, dilation, output_padding
+    )
+    return spread(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
+
+
+def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
+    x, weight, geometry = saved
+    if not supported(x, dy) or weight.dtype != np.float32 or x.ndim > 5:
+        return NotImplemented
+    dx = correlate(dy, weight, geometry) if input_gradient else None
+    return dx, weight_gradient(dy, x, geometry), channel_sum(dy)
+
+
+def correlate(x, weight, geometry, bias=None):
+    """y[n,p,o] = bias[o] + Σ_{k,c} w[k,c,o] · x[n, s·p + d·k − padding, c]."""
+    return _convolve("conv.correlate", x, weight, bias, geometry, geometry.output_size, -1)
+
+
+def spread(y, weight, geometry, bias=None):
+    """x[n, s·p + d·k − padding, c] += Σ_o w[k,c,o] · y[n,p,o], and then + bias[c]."""
+    return _convolve("conv.spread", y, weight, bias, geometry, geometry.input_size, -2)
+
+
+def _convolve(kernel, x, weight, bias, geometry, size, channel_axis):
+    x, weight = contiguous(x, weight)
+    outputs = weight.shape[channel_axis]
+    y = array_module(x).empty((len(x), *size, outputs), np.float32)
+    grid = (ceil_divide(prod(size), THREADS), ceil_divide(outputs, OUTPUTS), len(x))
+    arguments = [x, weight, bias, y, packed_geometry(geometry), x.shape[-1], outputs]
+    loader.launch(kernel, grid, (THREADS,), arguments, shared_bytes=4 * CHUNK * OUTPUTS)
+    return y
+
+
+def weight_gradient(x, dy, geometry):
+    """dw[k,c,o] = Σ_{n,p} x[n, s·p + d·k − padding, c] · dy[n,p,o]."""
+    x, dy = contiguous(x, dy)
+    samples, inputs, outputs = len(x), x.shape[-1], dy.shape[-1]
+    taps = prod(geometry.kernel_size)
+    tiles = ceil_divide(inputs, TILE) * ceil_divide(outputs, TILE)
+    shares = ceil_divide(samples * prod(geometry.output_size), LEAST_SHARE)
+    parts = min(shares, ceil_divide(BLOCKS, taps * tiles))
+    shape = (parts, *geometry.kernel_size, inputs, outputs)
+    partial = array_module(x).empty(shape, np.float32)
+    arguments = [x, dy, partial, packed_geometry(geometry), samples, inputs, outputs]
+    shared_bytes = 4 * max(2 * VOXELS * TILE, LANES * TILE * TILE)
+    grid = (parts, taps, tiles)
+    loader.launch("conv.weight_gradient", grid, (THREADS,), arguments, shared_bytes)
+    return add_parts(partial, 0)
+
+
+def _fit(x, weight, bias, inputs, outputs):
+    """Whether the shapes agree; the reference says what is wrong if they do not."""
+    return (
+        x.ndim in (3, 4, 5)
+        and weight.ndim == x.ndim
+        and supported(x)
+        and weight.dtype == np.float32
+        and weight.size
+        and x.shape[-1] == weight.shape[inputs]
+        and (bias is None or (bias.shape == (weight.shape[outputs],) and bias.dtype == x.dtype))
+        and prod(weight.shape[:-2]) <= LARGEST_GRID
+        and ceil_divide(weight.shape[-1], TILE) * ceil_divide(weight.shape[-2], TILE)
+        <= LARGEST_GRID
+    )

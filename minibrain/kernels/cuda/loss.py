@@ -1,0 +1,111 @@
+"""Cross-entropy, soft Dice and their sum; see loss.cu."""
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import (
+    LARGEST_GRID,
+    THREADS,
+    blocks_for,
+    contiguous,
+    supported,
+)
+from minibrain.kernels.cuda.reduce import sums_over_voxels
+from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved
+
+
+def cross_entropy_forward(logits, labels):
+    if not _fit(logits, labels):
+        return NotImplemented
+    loss, p, *_ = _forward(logits, labels, 1.0, 0.0)
+    return loss, CrossEntropySaved(p, labels)
+
+
+def cross_entropy_backward(dloss, saved: CrossEntropySaved):
+    p, labels = saved
+    if not supported(p):
+        return NotImplemented
+    p, labels = contiguous(p, labels.astype(np.int32))
+    dz = array_module(p).empty(p.shape, np.float32)
+    arguments = [p, labels, dz, dz.size, dz.shape[-1], float(dloss) / labels.size]
+    loader.launch("loss.cross_entropy_backward", blocks_for(dz.size), (THREADS,), arguments)
+    return dz
+
+
+def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
+    if not _fit(logits, labels):
+        return NotImplemented
+    loss, p, overlap, total = _forward(logits, labels, 0.0, 1.0, smooth, per_sample)
+    return loss, DiceSaved(p, labels, overlap, total)
+
+
+def dice_loss_backward(dloss, saved: DiceSaved):
+    return _dice_backward(0.0, float(dloss), saved)
+
+
+def cce_dice_loss_forward(
+    logits, labels, *, cce_weight=0.5, dice_weight=0.5, smooth=1.0, per_sample=False
+):
+    if not (_fit(logits, labels) and cce_weight and dice_weight):
+        return NotImplemented
+    weights = float(cce_weight), float(dice_weight)
+    loss, p, overlap, total = _forward(logits, labels, *weights, smooth, per_sample)
+    cce_saved, dice_saved = CrossEntropySaved(p, labels), DiceSaved(p, labels, overlap, total)
+    return loss, CceDiceSaved(cce_saved, dice_saved, *weights)
+
+
+def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
+    dloss = float(dloss)
+    return _dice_backward(dloss * saved.cce_weight, dloss * saved.dice_weight, saved.dice)
+
+
+def _forward(logits, labels, cce_weight, dice_weight, smooth=1.0, per_sample=False):
+    """(loss, p, overlap, total); log p is written for the cross-entropy alone."""
+    xp = array_module(logits)
+    logits, labels = contiguous(logits, labels.astype(np.int32))
+    groups, channels = len(logits) if per_sample else 1, logits.shape[-1]
+    log_p = xp.empty(logits.shape, np.float32) if cce_weight else None
+    p = xp.empty(logits.shape, np.float32)
+    arguments = [logits, log_p, p, labels.size, channels]
+    loader.launch("loss.log_softmax", blocks_for(labels.size), (THREADS,), arguments)
+    kernel, arguments = "loss.sum_loss", [log_p, p, labels]
+    voxels = labels.size // groups
+    sums = sums_over_voxels(kernel, logits, 4, groups, voxels, channels, arguments)
+    shape = (groups, *(1,) * (logits.ndim - 2), channels)
+    overlap, total, loss = (xp.empty(s, np.float64) for s in (shape, shape, ()))
+    numbers = [overlap.size, labels.size, float(smooth), cce_weight, dice_weight]
+    loader.launch("loss.finish_loss", (1,), (1,), [sums, overlap, total, loss, *numbers])
+    return loss, p, overlap, total
+
+
+def _dice_backward(cce_weight, dice_weight, saved: DiceSaved):
+    """cce_weight · (p − t) / voxels, and dice_weight times the gradient of the Dice loss."""
+    p, labels, overlap, total = saved
+    if not supported(p):
+        return NotImplemented
+    p, labels, overlap, total = contiguous(p, labels.astype(np.int32), overlap, total)
+    dz = array_module(p).empty(p.shape, np.float32)
+    channels = p.shape[-1]
+    voxels_of_group = labels.size * channels // overlap.size
+    sizes = [labels.size, voxels_of_group, channels]
+    scales = [cce_weight / labels.size, dice_weight / overlap.size]
+    arguments = [p, labels, overlap, total, dz, *sizes, *scales]
+    loader.launch("loss.cce_dice_backward", blocks_for(labels.size), (THREADS,), arguments)
+    return dz
+
+
+def _fit(logits, labels):
+    """Whether the labels suit the logits; the reference says what is wrong if they do not.
+
+    Asking for their range waits for the device.
+    """
+    return (
+        logits.ndim > 1
+        and supported(logits)
+        and logits.shape[-1] <= LARGEST_GRID
+        and labels.shape == logits.shape[:-1]
+        and labels.dtype.kind in "iu"
+        and int(labels.min()) >= 0
+        and int(labels.max()) < logits.shape[-1]
+    )

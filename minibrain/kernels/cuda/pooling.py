@@ -1,0 +1,98 @@
+"""Max-pool, upsampling and concatenation; see pooling.cu."""
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.geometry import conv_geometry, kernel_extent, per_axis
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import (
+    THREADS,
+    blocks_for,
+    contiguous,
+    packed_geometry,
+    supported,
+)
+from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
+
+
+def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
+    if not _fits(x):
+        return NotImplemented
+    stride = kernel_size if stride is None else stride
+    geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
+    extents = map(kernel_extent, geometry.kernel_size, geometry.dilation)
+    if any(max(pair) >= extent for pair, extent in zip(geometry.padding, extents, strict=True)):
+        return NotImplemented  # the reference says what is wrong
+    (x,) = contiguous(x)
+    y = _empty(x, geometry.output_size)
+    winner = array_module(x).empty(y.shape, np.int32)
+    _launch("max_pool_forward", [x, y, winner], geometry, y)
+    return y, MaxPoolSaved(winner, geometry)
+
+
+def max_pool_backward(dy, saved: MaxPoolSaved):
+    winner, geometry = saved
+    if not _fits(dy):
+        return NotImplemented
+    dy, winner = contiguous(dy, winner)
+    dx = _empty(dy, geometry.input_size)
+    _launch("max_pool_backward", [dy, winner, dx], geometry, dx)
+    return dx
+
+
+def upsample_forward(x, factor=2):
+    if not _fits(x):
+        return NotImplemented
+    factor = per_axis(factor, x.ndim - 2, "factor")
+    size = [n * f for n, f in zip(x.shape[1:-1], factor, strict=True)]
+    (x,) = contiguous(x)
+    y = _empty(x, size)
+    if not supported(y):
+        return NotImplemented
+    _launch("upsample_forward", [x, y], conv_geometry(size, factor, factor), y)
+    return y, UpsampleSaved(factor)
+
+
+def upsample_backward(dy, saved: UpsampleSaved):
+    if not _fits(dy):
+        return NotImplemented
+    geometry = conv_geometry(dy.shape[1:-1], saved.factor, saved.factor)
+    (dy,) = contiguous(dy)
+    dx = _empty(dy, geometry.output_size)
+    _launch("upsample_backward", [dy, dx], geometry, dx)
+    return dx
+
+
+def concat_forward(a, b):
+    if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
+        return NotImplemented
+    a, b = contiguous(a, b)
+    channels = a.shape[-1], b.shape[-1]
+    y = array_module(a).empty((*a.shape[:-1], sum(channels)), np.float32)
+    arguments = [a, b, y, y.size, *channels]
+    loader.launch("pooling.concat_forward", blocks_for(y.size), (THREADS,), arguments)
+    return y, ConcatSaved(channels[0])
+
+
+def concat_backward(dy, saved: ConcatSaved):
+    channels = saved.channels, dy.shape[-1] - saved.channels
+    if not supported(dy) or min(channels) < 1:
+        return NotImplemented
+    (dy,) = contiguous(dy)
+    da, db = (array_module(dy).empty((*dy.shape[:-1], c), np.float32) for c in channels)
+    arguments = [dy, da, db, dy.size, *channels]
+    loader.launch("pooling.concat_backward", blocks_for(dy.size), (THREADS,), arguments)
+    return da, db
+
+
+def _fits(x):
+    return x.ndim in (3, 4, 5) and supported(x)
+
+
+def _empty(x, size):
+    return array_module(x).empty((len(x), *size, x.shape[-1]), np.float32)
+
+
+def _launch(kernel, arrays, geometry, written):
+    arguments = [*arrays, packed_geometry(geometry), written.size, written.shape[-1]]
+    loader.launch(f"pooling.{kernel}", blocks_for(written.size), (THREADS,), arguments)

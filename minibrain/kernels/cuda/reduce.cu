@@ -1,0 +1,37 @@
+// Sums in two stages: parts of it, block by block, and then the parts, in order.
+//
+// add_parts_*: partial (rows, parts, length) -> sums (rows, length), one thread for each sum, which
+// reads its parts and writes it. Moves the partial sums once; they are few.
+
+template <class From, class To>
+__device__ void add_parts(const From *partial, To *sums, Index rows, Index parts, Index length) {
+    Index i = global_thread();
+    if (i >= rows * length) return;
+    const From *first = partial + i / length * parts * length + i % length;
+    double sum = 0;
+    for (Index part = 0; part < parts; ++part) sum += first[part * length];
+    sums[i] = sum;
+}
+
+extern "C" __global__ void add_parts_to_double(const double *partial, double *sums, Index rows,
+                                               Index parts, Index length) {
+    add_parts(partial, sums, rows, parts, length);
+}
+
+extern "C" __global__ void add_parts_to_float(const double *partial, float *sums, Index rows,
+                                              Index parts, Index length) {
+    add_parts(partial, sums, rows, parts, length);
+}
+
+extern "C" __global__ void add_float_parts(const float *partial, float *sums, Index rows,
+                                           Index parts, Index length) {
+    add_parts(partial, sums, rows, parts, length);
+}
+
+// sum_channels: x (voxels, channels) -> partial (1, 1, parts, channels). Reads x once.
+extern "C" __global__ void sum_channels(const float *x, Index voxels, Index channels,
+                                        double *partial) {
+    sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
+        sums[0] += x[voxel * channels + channel];
+    });
+}

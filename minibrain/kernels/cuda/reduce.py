@@ -1,0 +1,59 @@
+"""Sums over voxels, for every channel, in an order that depends on the shape alone."""
+
+from math import prod
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import THREADS, blocks_for, ceil_divide, contiguous
+
+MOST_PARTS = 256  # of the voxels of a group
+ROWS_EACH = 16  # voxels that a thread adds at least, if there are as many
+
+
+def sums_over_voxels(kernel, first, quantities, groups, voxels, channels, arguments, out="double"):
+    """Run a kernel that ends in sum_over_voxels, and add its parts.
+
+    Parameters
+    ----------
+    kernel : its name; it takes `arguments`, then voxels, channels and the partial sums
+    first : an array on the device
+    out : "double" or "float"
+
+    Returns
+    -------
+    (quantities, groups, channels) float64 or float32 array
+    """
+    xp = array_module(first)
+    width = min(32, 1 << (channels - 1).bit_length())
+    rows = THREADS // width
+    parts = max(1, min(MOST_PARTS, ceil_divide(voxels, rows * ROWS_EACH)))
+    partial = xp.empty((quantities, groups, parts, channels), np.float64)
+    loader.launch(
+        kernel,
+        (parts, ceil_divide(channels, width), groups),
+        (width, rows),
+        [*arguments, voxels, channels, partial],
+        shared_bytes=8 * quantities * THREADS,
+    )
+    return add_parts(partial, 2, f"add_parts_to_{out}", np.float32 if out == "float" else None)
+
+
+def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
+    """Sum over one axis, the parts in order."""
+    *rows, parts = partial.shape[: axis + 1]
+    length = partial.shape[axis + 1 :]
+    sums = array_module(partial).empty((*rows, *length), dtype or partial.dtype)
+    sizes = [prod(rows), parts, prod(length)]
+    loader.launch(f"reduce.{kernel}", blocks_for(sums.size), (THREADS,), [partial, sums, *sizes])
+    return sums
+
+
+def channel_sum(x):
+    """(..., C) -> (C,): sum over everything but the channels."""
+    (x,) = contiguous(x)
+    channels = x.shape[-1]
+    voxels = x.size // channels
+    sums = sums_over_voxels("reduce.sum_channels", x, 1, 1, voxels, channels, [x], "float")
+    return sums.reshape(channels)

@@ -1,0 +1,234 @@
+// CUDA C++ on a CPU, for tests: the same .cu sources, compiled by any C++ compiler after this header.
+//
+// A launch runs one block after the other, and every thread of a block as a fiber that goes on
+// until it has to wait for others: at __syncthreads (for the block) or a shuffle (for its warp).
+// So a barrier that is missing lets one thread run as far ahead as it can, and shows. Before each
+// block shared memory is filled with NaN, and what lies behind the bytes that the launch asked for
+// is watched. A schedule has two bits: 1 runs blocks, warps and lanes in descending order; 2 runs
+// one warp as far as it gets before the next, instead of all of them a step at a time.
+//
+// Not seen: bank conflicts, weak memory ordering, races between blocks beyond their two orders.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+using std::max;
+using std::min;
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+constexpr size_t SHARED_LIMIT = 48 * 1024, GUARD = 1024;
+alignas(16) double shared_memory[(SHARED_LIMIT + GUARD) / sizeof(double)];
+
+namespace emulation {
+
+constexpr unsigned WARP = 32;
+constexpr size_t STACK = 64 * 1024;
+
+struct Meeting {  // of all threads of a warp or block
+    unsigned members = 0, arrived = 0, held = 0;
+};
+
+struct Warp {
+    Meeting meeting;
+    alignas(8) char values[WARP][8];
+};
+
+struct Fiber {
+    dim3 index;
+    unsigned lane;
+    Warp *warp;
+    bool finished;
+    bool started = false;
+    ucontext_t context;
+    jmp_buf state;
+    std::vector<char> stack = std::vector<char>(STACK);
+};
+
+struct Launch {
+    unsigned grid[3], block[3];
+    long long shared_bytes, first_block, end_block;
+    int schedule;
+};
+
+using Body = void (*)(void *kernel, void **arguments);
+
+inline std::vector<Fiber *> fibers;  // kept from launch to launch: fiber t runs thread t
+inline std::vector<Warp> warps;
+inline Meeting block_meeting;
+inline Fiber *current;
+inline jmp_buf scheduler;
+inline dim3 grid_size, block_size, block_index;
+inline unsigned progress;  // counts meetings held and threads finished
+inline Body body;
+inline void *kernel;
+inline void **arguments;
+
+inline void pause() {
+    if (!_setjmp(current->state)) _longjmp(scheduler, 1);
+}
+
+inline void live() {  // the life of a fiber: one thread of each block, for ever
+    for (;;) {
+        body(kernel, arguments);
+        current->finished = true;
+        ++progress;
+        pause();
+    }
+}
+
+inline void resume(Fiber *fiber) {
+    current = fiber;
+    if (_setjmp(scheduler)) return;
+    if (fiber->started) _longjmp(fiber->state, 1);
+    fiber->started = true;
+    getcontext(&fiber->context);
+    fiber->context.uc_stack.ss_sp = fiber->stack.data();
+    fiber->context.uc_stack.ss_size = STACK;
+    makecontext(&fiber->context, live, 0);
+    setcontext(&fiber->context);
+}
+
+inline void meet(Meeting &meeting) {
+    unsigned before = meeting.held;
+    if (++meeting.arrived == meeting.members) {
+        meeting.arrived = 0;
+        ++meeting.held;
+        ++progress;
+    }
+    while (meeting.held == before) pause();
+}
+
+template <class T> T from_lane(T value, unsigned source) {
+    Warp &warp = *current->warp;
+    std::memcpy(warp.values[current->lane], &value, sizeof value);
+    meet(warp.meeting);
+    if (source < warp.meeting.members) std::memcpy(&value, warp.values[source], sizeof value);
+    meet(warp.meeting);  // nobody overwrites what another has yet to read
+    return value;
+}
+
+inline void prepare_block(unsigned threads) {
+    block_meeting = {threads};
+    warps.assign((threads + WARP - 1) / WARP, Warp());
+    while (fibers.size() < threads) fibers.push_back(new Fiber);
+    for (unsigned t = 0; t < threads; ++t) {
+        Fiber &fiber = *fibers[t];
+        fiber.index = {t % block_size.x, t / block_size.x % block_size.y,
+                       t / block_size.x / block_size.y};
+        fiber.lane = t % WARP;
+        fiber.warp = &warps[t / WARP];
+        fiber.warp->meeting.members++;
+        fiber.finished = false;
+    }
+}
+
+inline void step_warp(unsigned warp, unsigned threads, bool descending) {
+    unsigned first = warp * WARP, count = min(WARP, threads - first);
+    for (unsigned i = 0; i < count; ++i) {
+        Fiber *fiber = fibers[first + (descending ? count - 1 - i : i)];
+        if (!fiber->finished) resume(fiber);
+    }
+}
+
+inline const char *run_block(const Launch &launch) {
+    bool descending = launch.schedule & 1, greedy = launch.schedule & 2;
+    unsigned threads = block_size.x * block_size.y * block_size.z;
+    prepare_block(threads);
+    std::memset(shared_memory, 0xff, sizeof shared_memory);
+    auto all_finished = [&] {
+        return std::all_of(fibers.begin(), fibers.begin() + threads,
+                           [](Fiber *fiber) { return fiber->finished; });
+    };
+    while (!all_finished()) {
+        unsigned before = progress;
+        for (unsigned i = 0; i < warps.size(); ++i) {
+            unsigned warp = descending ? warps.size() - 1 - i : i, last;
+            do {
+                last = progress;
+                step_warp(warp, threads, descending);
+            } while (greedy && progress != last);
+        }
+        if (progress == before) {
+            fibers.clear();  // those that wait for ever are left behind
+            return "threads wait for others that never come: a barrier that not all reach";
+        }
+    }
+    const char *end = reinterpret_cast<char *>(shared_memory) + sizeof shared_memory;
+    const char *used = end - sizeof shared_memory + launch.shared_bytes;
+    bool clean = std::all_of(used, end, [](char byte) { return byte == char(0xff); });
+    return clean ? nullptr : "shared memory was written beyond the launch's shared_bytes";
+}
+
+inline const char *run(const Launch &launch) {
+    const unsigned *g = launch.grid, *b = launch.block;
+    if (!g[0] || !g[1] || !g[2] || g[0] > 0x7fffffff || g[1] > 65535 || g[2] > 65535)
+        return "a grid of this size cannot be launched";
+    if (!b[0] || !b[1] || !b[2] || b[2] > 64 || size_t(b[0]) * b[1] * b[2] > 1024)
+        return "a block of this size cannot be launched";
+    if (launch.shared_bytes > (long long)SHARED_LIMIT)
+        return "more shared memory than every device gives unasked";
+    grid_size = {g[0], g[1], g[2]};
+    block_size = {b[0], b[1], b[2]};
+    for (long long i = launch.first_block; i < launch.end_block; ++i) {
+        long long n = launch.schedule & 1 ? launch.first_block + launch.end_block - 1 - i : i;
+        block_index = {unsigned(n % g[0]), unsigned(n / g[0] % g[1]), unsigned(n / g[0] / g[1])};
+        if (const char *error = run_block(launch)) return error;
+    }
+    return nullptr;
+}
+
+template <class... Parameters, size_t... i>
+void call(void (*kernel)(Parameters...), void **arguments, std::index_sequence<i...>) {
+    kernel(*static_cast<std::remove_reference_t<Parameters> *>(arguments[i])...);
+}
+
+template <class... Parameters>
+const char *launch(void (*function)(Parameters...), const Launch &launch, void **values, int count) {
+    if (count != sizeof...(Parameters)) return "the kernel takes another number of arguments";
+    kernel = reinterpret_cast<void *>(function);
+    arguments = values;
+    body = [](void *kernel, void **arguments) {
+        call(reinterpret_cast<void (*)(Parameters...)>(kernel), arguments,
+             std::index_sequence_for<Parameters...>{});
+    };
+    return run(launch);
+}
+
+}  // namespace emulation
+
+#define threadIdx (emulation::current->index)
+#define blockIdx (emulation::block_index)
+#define blockDim (emulation::block_size)
+#define gridDim (emulation::grid_size)
+
+inline void __syncthreads() { emulation::meet(emulation::block_meeting); }
+
+template <class T> T __shfl_down_sync(unsigned, T value, unsigned distance) {
+    return emulation::from_lane(value, emulation::current->lane + distance);
+}
+
+template <class T> T __ldg(const T *address) { return *address; }
+
+// makes one kernel callable by name from outside
+#define EMULATE(kernel)                                                                    \
+    extern "C" const char *emulate_##kernel(const emulation::Launch *launch, void **values, \
+                                            int count) {                                   \
+        return emulation::launch(kernel, *launch, values, count);                          \
+    }

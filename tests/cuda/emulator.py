@@ -1,0 +1,164 @@
+"""Runs kernels on the CPU in place of `minibrain.kernels.cuda.loader.launch`.
+
+The .cu sources are compiled as they are, behind `emulation.h`. The launchers are untouched: their
+grids, shared memory and arguments are what runs here. Every array is handed over as a copy between
+two strips of NaN, so what is read beside it poisons the result, and what is written is found.
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import standin
+
+from minibrain import kernels
+from minibrain.kernels.cuda import loader
+
+HERE = Path(__file__).parent
+CACHE = Path(tempfile.gettempdir()) / f"minibrain-emulation-{os.getuid()}"
+COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
+GUARD = 1024  # elements on either side of an array
+# NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
+POISON = {4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
+SCHEDULES = range(4)
+
+
+class EmulationError(AssertionError):
+    """A kernel did what no kernel may do."""
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_longlong),
+        ("first_block", ctypes.c_longlong),
+        ("end_block", ctypes.c_longlong),
+        ("schedule", ctypes.c_int),
+    )
+
+
+class Emulator:
+    """Launches kernels in one schedule; `edit` (old, new) plants a fault in the sources."""
+
+    def __init__(self, schedule=0, edit=None):
+        self.schedule, self.edit, self.launches = schedule, edit, []
+
+    def launch(self, name, grid, block, arguments, shared_bytes=0, *, blocks=None):
+        """`loader.launch`; `blocks`, a range, runs a few blocks of the grid, on the arrays
+        themselves and not on copies."""
+        grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
+        first, end = (blocks.start, blocks.stop) if blocks else (0, int(np.prod(grid)))
+        launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
+        values = [loader.packed(argument) for argument in arguments]
+        arrays = [] if blocks else [value._host for value in values if _is_on_device(value)]
+        guarded = {_place(array): _Guarded(array) for array in arrays}
+        pointers = [_parameter(value, guarded) for value in values]
+        array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
+        error = self._function(name)(ctypes.byref(launch), array, len(pointers))
+        self.launches.append(name)
+        if error:
+            raise EmulationError(f"{name}: {error.decode()}")
+        for copy in guarded.values():
+            copy.give_back(name)
+
+    def _function(self, name):
+        file, _, kernel = name.partition(".")
+        library = _compiled(self._source(file))
+        function = library[f"emulate_{kernel}"]
+        function.restype = ctypes.c_char_p
+        function.argtypes = (ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
+        return function
+
+    def _source(self, file):
+        source = loader.source(file)
+        return source.replace(*self.edit) if self.edit else source
+
+
+class _Guarded:
+    """A copy of an array with poison on both sides."""
+
+    def __init__(self, array):
+        if not array.flags.c_contiguous:
+            raise EmulationError("a kernel was given an array that is not contiguous")
+        self.array = array
+        self.strip = np.full(GUARD, POISON[array.itemsize])
+        self.buffer = np.concatenate([self.strip, self._bits(array), self.strip])
+        self.inside = self.buffer[GUARD:-GUARD]
+
+    def give_back(self, name):
+        for strip in (self.buffer[:GUARD], self.buffer[-GUARD:]):
+            if not np.array_equal(strip, self.strip):
+                raise EmulationError(f"{name} wrote beside an array {self.array.shape}")
+        self._bits(self.array)[:] = self.inside
+
+    def _bits(self, array):
+        return array.reshape(-1).view(self.strip.dtype)
+
+
+def _is_on_device(value):
+    return isinstance(value, standin.ndarray)
+
+
+def _place(array):
+    return array.ctypes.data, array.nbytes
+
+
+def _parameter(value, guarded):
+    """What a kernel's parameter is read from: a pointer for an array of the device, else bytes."""
+    if not _is_on_device(value):
+        return ctypes.create_string_buffer(value.tobytes(), value.nbytes)
+    copy = guarded.get(_place(value._host))
+    return ctypes.c_void_p((copy.inside if copy else value._host).ctypes.data)
+
+
+def _address(array):
+    """`loader.address` for arrays of the stand-in."""
+    return array._host.ctypes.data
+
+
+@cache
+def _compiled(source):
+    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(", source)
+    exports = "".join(f"EMULATE({kernel})\n" for kernel in kernels)
+    program = f'#include "{HERE / "emulation.h"}"\n{source}\n{exports}'
+    key = (HERE / "emulation.h").read_text() + program + " ".join(COMPILER)
+    path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    if not path.exists():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            file = Path(folder) / "kernels.cpp"
+            file.write_text(program)
+            subprocess.run([*COMPILER, file, "-o", file.with_suffix(".so")], check=True)
+            os.replace(file.with_suffix(".so"), path)
+    return ctypes.CDLL(str(path))
+
+
+@contextmanager
+def emulated(schedule=0, edit=None):
+    """Meanwhile arrays of `standin` are a device's: their operations go to the CUDA launchers, and
+    the kernels these launch run here. What the launchers allocate is full of NaN."""
+    emulator = Emulator(schedule, edit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(kernels.DEVICES, "standin", "cuda")
+        patch.setattr(loader, "launch", emulator.launch)
+        patch.setattr(loader, "address", _address)
+        patch.setattr(standin, "empty", _poisoned, raising=False)
+        kernels._find_twin.cache_clear()
+        yield emulator
+    kernels._find_twin.cache_clear()
+
+
+def _poisoned(shape, dtype):
+    array = np.empty(shape, dtype)
+    array.reshape(-1).view(np.uint8)[:] = 0xFF
+    return standin.asarray(array)

@@ -1,0 +1,231 @@
+"""Every CUDA kernel, run on the CPU, against the functional reference."""
+
+import inspect
+from math import prod
+
+import numpy as np
+import pytest
+import standin
+from compare import check_pair, host, on_device, random
+from emulator import SCHEDULES, emulated
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import minibrain.functional as F
+from minibrain.geometry import conv_output_size, kernel_extent
+
+RNG = np.random.default_rng(0)
+
+
+def values(*shape):
+    return random(RNG, shape)
+
+
+def labels(*shape, classes=3):
+    return RNG.integers(0, classes, shape).astype(np.uint8)
+
+
+X = values(2, 5, 6, 7, 3)
+GAMMA, BETA, MEAN = values(3), values(3), values(3)
+VARIANCE = np.abs(values(3)) + 0.5
+WIDE = values(1, 4, 5, 37)
+LARGE = values(2, 31, 67, 3)  # sums over its voxels are cut into parts
+TIED = np.round(values(2, 7, 6, 3))
+ANISOTROPIC = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
+
+# name of the pair, arguments, options, roundings; see check_pair
+CALLS = [
+    ("conv", (X, values(3, 3, 3, 3, 18), values(18)), {"padding": "same"}, 500),
+    ("conv", (X[:, 0], values(3, 2, 3, 4)), ANISOTROPIC, 100),
+    ("conv", (X[:, 0, 0], values(2, 3, 1), values(1)), {"stride": 3}, 100),
+    ("conv", (WIDE, values(2, 1, 37, 35), values(35)), {"padding": 1}, 200),
+    ("conv", (values(1, 40, 50, 4), values(3, 3, 4, 17)), {}, 4000),
+    ("conv_transpose", (X, values(2, 2, 2, 18, 3), values(18)), {"stride": 2}, 400),
+    (
+        "conv_transpose",
+        (X[:, 0], values(3, 3, 4, 3), values(4)),
+        {"stride": 2, "padding": 1, "output_padding": (1, 0)},
+        100,
+    ),
+    ("max_pool", (X,), {}, 0),
+    ("max_pool", (TIED,), {"kernel_size": 3, "stride": 2, "padding": 1}, 9),
+    ("max_pool", (-np.abs(X), (2, 1, 3)), {"stride": 1, "padding": (0, 0, 1)}, 9),
+    ("upsample", (X,), {}, 8),
+    ("upsample", (X[:, 0], (1, 3)), {}, 8),
+    ("concat", (X, values(2, 5, 6, 7, 4)), {}, 0),
+    ("instance_norm", (X, GAMMA, BETA), {}, 40),
+    ("instance_norm", (1000 + WIDE, values(37), values(37)), {}, 20_000),  # cancellation
+    ("instance_norm", (LARGE, GAMMA, BETA), {}, 4000),
+    ("norm_relu", (X, GAMMA, BETA), {}, 40),
+    ("norm_relu", (X, GAMMA, BETA), {"rate": 0.4, "key": (3, 2, 1)}, 40),
+    ("batch_norm", (LARGE, GAMMA, BETA), {}, 4000),
+    ("batch_norm", (X, GAMMA, BETA), {}, 40),
+    ("batch_norm", (X, GAMMA, BETA, MEAN, VARIANCE), {"training": False}, 40),
+    ("relu", (X,), {}, 0),
+    ("sigmoid", (20 * X,), {}, 10),
+    ("softmax", (20 * X,), {}, 10),
+    ("softmax", (WIDE,), {}, 40),
+    ("dropout", (X, 0.3, (2**64 - 1, 2**32 - 1, 5)), {}, 2),
+    ("dropout", (X[0, 0, 0], 0.0, (7, 0, 0)), {}, 0),
+    ("cross_entropy", (9 * X, labels(2, 5, 6, 7)), {}, 20),
+    ("cross_entropy", (9 * X, labels(2, 5, 6, 7).astype(np.int64)), {}, 20),
+    ("cross_entropy", (LARGE, labels(2, 31, 67)), {}, 20),
+    ("dice_loss", (LARGE, labels(2, 31, 67)), {"per_sample": True}, 40),
+    ("dice_loss", (9 * X, labels(2, 5, 6, 7)), {"smooth": 1e-6}, 40),
+    ("dice_loss", (9 * X, labels(2, 5, 6, 7)), {"per_sample": True}, 40),
+    ("cce_dice_loss", (9 * X, labels(2, 5, 6, 7)), {}, 40),
+    ("cce_dice_loss", (WIDE, labels(1, 4, 5)), {"cce_weight": 0.2, "per_sample": True}, 80),
+]
+IDS = [f"{name}-{i}" for i, (name, *_) in enumerate(CALLS)]
+
+
+def test_every_operation_is_called_here():
+    functions = dict(inspect.getmembers(F, inspect.isfunction))
+    assert {name.rpartition("_")[0] for name in functions} == {name for name, *_ in CALLS}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("name", "arguments", "options", "length"), CALLS, ids=IDS)
+def test_kernels_agree_with_the_reference(name, arguments, options, length, schedule):
+    with emulated(schedule) as emulator:
+        check_pair(emulator, name, arguments, options, length, np.random.default_rng(1))
+
+
+axis = st.fixed_dictionaries(
+    {
+        "size": st.integers(1, 7),
+        "kernel": st.integers(1, 3),
+        "stride": st.integers(1, 3),
+        "dilation": st.integers(1, 2),
+        "padding": st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    }
+)
+axes = st.lists(axis, min_size=1, max_size=3).map(
+    lambda found: {key: tuple(a[key] for a in found) for key in found[0]}
+)
+channels = st.integers(1, 5) | st.integers(15, 18) | st.integers(31, 34)
+
+
+@settings(max_examples=40)
+@given(axes, channels, channels, st.integers(1, 2), st.sampled_from(SCHEDULES))
+def test_convolution_in_any_geometry(a, inputs, outputs, batch, schedule):
+    sizes = _output_sizes(a)
+    assume(min(sizes) > 0)
+    x, weight = values(batch, *a["size"], inputs), values(*a["kernel"], inputs, outputs)
+    options = {key: a[key] for key in ("stride", "dilation", "padding")}
+    length = 2 * (prod(a["kernel"]) * max(inputs, outputs) + batch * prod(sizes))
+    with emulated(schedule) as emulator:
+        call = (x, weight, values(outputs)), options
+        check_pair(emulator, "conv", *call, length, np.random.default_rng(1))
+
+
+@settings(max_examples=40)
+@given(axes, channels, st.integers(1, 2), st.sampled_from(SCHEDULES))
+def test_max_pool_in_any_geometry(a, count, batch, schedule):
+    extents = map(kernel_extent, a["kernel"], a["dilation"])
+    a["padding"] = tuple(
+        tuple(min(p, extent - 1) for p in pair)
+        for pair, extent in zip(a["padding"], extents, strict=True)
+    )
+    assume(min(_output_sizes(a)) > 0)
+    x = np.round(values(batch, *a["size"], count))  # with many values that are equal
+    options = {key: a[key] for key in ("stride", "dilation", "padding")}
+    with emulated(schedule) as emulator:
+        call = (x, a["kernel"]), options
+        check_pair(emulator, "max_pool", *call, 30, np.random.default_rng(1))
+
+
+def _output_sizes(a):
+    keys = ("size", "kernel", "stride", "padding", "dilation")
+    each = zip(*(a[key] for key in keys), strict=True)
+    return [conv_output_size(n, k, s, sum(p), d) for n, k, s, p, d in each]
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    channels,
+    st.sampled_from(["instance_norm", "batch_norm"]),
+    st.sampled_from(SCHEDULES),
+)
+def test_norms_of_any_shape(size, count, name, schedule):
+    assume(prod(size) > 2)
+    x, gamma, beta = values(2, *size, count), values(count), values(count)
+    with emulated(schedule) as emulator:
+        check_pair(emulator, name, (x, gamma, beta), {}, 1000, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(("name", "arguments", "options", "length"), CALLS, ids=IDS)
+def test_the_bits_are_the_same_in_every_order_of_threads(name, arguments, options, length):
+    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+
+    def bits(schedule):
+        with emulated(schedule):
+            y, saved = forward(*map(on_device, arguments), **options)
+            dy = 1.0 if host(y).ndim == 0 else np.cos(np.arange(y.size, dtype=np.float32))
+            dx = backward(on_device(dy.reshape(y.shape)) if host(y).ndim else dy, saved)
+        results = (y, *(dx if isinstance(dx, tuple) else (dx,)))
+        return [host(result).tobytes() for result in results if result is not None]
+
+    first, *others = map(bits, SCHEDULES)
+    assert all(other == first for other in others)
+
+
+def test_dropout_draws_the_same_bits_as_numpy():
+    x = np.ones((3, 5, 7, 9), np.float32)
+    for key in ((0, 0, 0), (2**64 - 1, 7, 2**32 - 1), (2**40 + 3, 2**32 - 1, 1)):
+        want, _ = F.dropout_forward.reference(x, 0.37, key)
+        with emulated():
+            got, _ = F.dropout_forward(on_device(x), 0.37, key)
+        assert host(got).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("conv", (X.astype(np.float64), values(3, 3, 3, 3, 2).astype(np.float64)), {}),
+        ("conv", (X, values(3, 3, 3, 2, 2)), {}),
+        ("conv", (X, values(9, 3, 3, 3, 2)), {}),
+        ("max_pool", (X,), {"padding": 2}),
+        ("instance_norm", (X[:, :1, :1, :1], GAMMA, BETA), {}),
+        ("batch_norm", (X, GAMMA, BETA), {"training": False}),
+        ("dropout", (X, 1.0, (0, 0, 0)), {}),
+        ("concat", (X, X[:1]), {}),
+        ("cross_entropy", (X, labels(2, 5, 6, 7, classes=3) + np.uint8(1)), {}),
+        ("dice_loss", (X, labels(2, 5, 6)), {}),
+    ],
+)
+def test_what_kernels_cannot_do_gets_the_answer_of_the_reference(name, arguments, options):
+    """The same values, or the same error."""
+
+    forward = getattr(F, f"{name}_forward")
+
+    def outcome(operation, convert):
+        try:
+            return host(operation(*map(convert, arguments), **options)[0])
+        except ValueError as error:
+            return str(error)
+
+    with emulated():
+        got = outcome(forward, on_device)
+    want = outcome(forward.reference, lambda value: value)
+    assert np.array_equal(got, want) if isinstance(want, np.ndarray) else got == want
+
+
+def test_not_a_number_stays_one():
+    x = X.copy()
+    x[0, 1, 1, 1, 0] = np.nan
+    with emulated():
+        for forward in (F.relu_forward, F.max_pool_forward):
+            want, got = (np.isnan(host(forward(v)[0])) for v in (x, on_device(x)))
+            assert np.array_equal(got, want)
+            assert got.any()
+
+
+def test_arrays_that_are_not_contiguous_are_copied_first():
+    x = standin.asarray(X)[:, ::2]
+    weight = values(3, 3, 3, 3, 2)
+    want, _ = F.conv_forward.reference(X[:, ::2].astype(np.float64), weight, padding=1)
+    with emulated():
+        got, _ = F.conv_forward(x, standin.asarray(weight), padding=1)
+    np.testing.assert_allclose(host(got), want, atol=1e-4)
