@@ -1,0 +1,34 @@
+"""Every kernel's source compiles for the architectures it serves; skipped without NVRTC."""
+
+import re
+
+import pytest
+
+from minibrain.errors import InputError
+from minibrain.kernels.cuda import loader
+
+FILES = sorted(path.stem for path in loader.SOURCES.glob("*.cu"))
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    try:
+        return loader.Compiler()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("file", FILES)
+def test_it_compiles_and_spills_nothing(compiler, file, architecture):
+    options = [*loader.OPTIONS, f"-arch={architecture}", "--ptxas-options=-v"]
+    cubin, log = compiler.compile(loader.source(file), f"{file}.cu", options)
+    assert cubin.startswith(b"\x7fELF")
+    spills = re.findall(r"(\d+) bytes spill stores", log)
+    assert len(spills) == loader.source(file).count('extern "C" __global__')
+    assert set(spills) == {"0"}
+
+
+def test_what_does_not_compile_shows_the_compilers_log(compiler):
+    with pytest.raises(RuntimeError, match=r"wrong\.cu does not compile(.|\n)*undefined"):
+        compiler.compile("__global__ void k() { missing(); }", "wrong.cu", loader.OPTIONS)
