@@ -203,6 +203,19 @@ def test_wrong_labels_are_left_to_the_reference():
         assert F.cce_dice_loss_forward.fast(logits, labels) is NotImplemented
 
 
+@pytest.mark.parametrize("forward", [F.conv_forward, F.conv_transpose_forward])
+def test_channels_that_do_not_fit_are_the_references_error(forward):
+    x, weight = random((1, 6, 6, 3)), random((2, 2, 3, 3))
+    for arguments in (
+        (x[..., :2], weight),
+        (x, weight, np.zeros(2, np.float32)),
+        (x, weight[0]),
+        (x[:0], weight),
+    ):
+        with pytest.raises(ValueError, match=r"x|bias"):
+            forward(*arguments, stride=1 if forward is F.conv_forward else 2)
+
+
 def check_norm_relu(x, **dropout):
     gamma, beta = random(x.shape[-1:], 1), random(x.shape[-1:], 2)
     y, saved = F.norm_relu_forward.fast(x, gamma, beta, **dropout)

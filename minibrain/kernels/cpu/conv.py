@@ -20,7 +20,7 @@ from minibrain.saved import ConvSaved
 
 
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
-    if not _supported(x, weight):
+    if not (_supported(x, weight) and _fit(x, weight, bias, inputs=-2, outputs=-1)):
         return NotImplemented
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
     if not _stride_1(geometry):
@@ -44,7 +44,7 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
 def conv_transpose_forward(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, output_padding=0
 ):
-    if not _supported(x, weight):
+    if not (_supported(x, weight) and _fit(x, weight, bias, inputs=-1, outputs=-2)):
         return NotImplemented
     geometry = conv_transpose_geometry(
         x.shape[1:-1], weight.shape[:-2], stride, padding, dilation, output_padding
@@ -169,6 +169,14 @@ def _weight_gradient(x, dy, geometry):
 
 def _supported(x, weight):
     return x.dtype == weight.dtype == np.float32 and x.ndim in (4, 5)
+
+
+def _fit(x, weight, bias, inputs, outputs):
+    """Whether the channels agree; what does not fit is left to the reference, which says why."""
+    if weight.ndim != x.ndim or 0 in x.shape or 0 in weight.shape:
+        return False
+    fits = bias is None or bias.shape == (weight.shape[outputs],)
+    return fits and x.shape[-1] == weight.shape[inputs]
 
 
 def _stride_1(geometry):
