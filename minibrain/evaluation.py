@@ -57,7 +57,9 @@ def voxelwise_classifier(cases: Sequence[PreparedCase], seed: int = 0):
         chosen = rng.integers(0, case.label.size, VOXELS_PER_CASE)
         intensities.append(case.image.reshape(-1, case.image.shape[-1])[chosen])
         labels.append(case.label.ravel()[chosen])
-    classifier = HistGradientBoostingClassifier(max_iter=60, random_state=seed)
+    classifier = HistGradientBoostingClassifier(
+        max_iter=60, early_stopping=False, random_state=seed
+    )
     classifier.fit(np.concatenate(intensities), np.concatenate(labels))
 
     def predict(image):

@@ -33,6 +33,8 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
     if not (_supported(x, weight) and dy.dtype == np.float32 and _stride_1(geometry)):
         return NotImplemented
+    if dy.shape != (len(x), *geometry.output_size, weight.shape[-1]):
+        return NotImplemented
     if any(max(p) >= k for p, k in zip(geometry.padding, geometry.kernel_size, strict=True)):
         return NotImplemented  # the correlation that gives dx would have to cut rows off dy
     dbias = channel_sum(dy)
