@@ -216,6 +216,12 @@ def test_channels_that_do_not_fit_are_the_references_error(forward):
             forward(*arguments, stride=1 if forward is F.conv_forward else 2)
 
 
+def test_a_dy_of_another_shape_is_left_to_the_reference():
+    y, saved = F.conv_forward(random((1, 6, 6, 2)), random((3, 3, 2, 2)), padding="same")
+    for dy in (y[:, :, :5], np.concatenate([y, y]), y[..., :1]):
+        assert F.conv_backward.fast(dy, saved) is NotImplemented
+
+
 def check_norm_relu(x, **dropout):
     gamma, beta = random(x.shape[-1:], 1), random(x.shape[-1:], 2)
     y, saved = F.norm_relu_forward.fast(x, gamma, beta, **dropout)
