@@ -12,8 +12,9 @@ from minibrain.arrays import PRECISIONS, to_device
 
 # relative, in the Frobenius norm, of results against float64
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-# of losses in training: Adam's first steps are signs of gradients, which rounding can flip
-CURVE_TOLERANCE = {"fp32": 2e-3, "tf32": 1e-2, "bf16": 4e-2}
+# of a whole network's gradients and losses: rounding moves values across ReLU's kink, and turns
+# signs, of which Adam's first steps are made
+NETWORK_TOLERANCE = {"fp32": 5e-3, "tf32": 3e-2, "bf16": 0.1}
 
 
 class Setting(NamedTuple):
