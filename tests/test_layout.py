@@ -28,7 +28,7 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report",
+        "optimizers metrics data training checkpoint inference evaluation report run_folder",
         "experiment",
         "cli",
         "__main__",
