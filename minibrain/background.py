@@ -56,7 +56,9 @@ class FalseAlarms:
         if not self.free_slices.all():
             return None
         return bootstrap_interval(
-            lambda draws: self.alarmed_slices[draws].sum(axis=1) / self.free_slices[draws].sum(axis=1),
+            lambda draws: (
+                self.alarmed_slices[draws].sum(axis=1) / self.free_slices[draws].sum(axis=1)
+            ),
             len(self.cases),
         ).tolist()
 

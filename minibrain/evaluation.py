@@ -1,16 +1,14 @@
 """Judging predictions in the space of the original files."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from minibrain.bootstrap import bootstrap_interval
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task
-from minibrain.data.prepare import PreparedCase, restore
 from minibrain.errors import InputError
 from minibrain.metrics import (
     SCORES,
@@ -23,9 +21,6 @@ from minibrain.metrics import (
     tumour_regions,
 )
 from minibrain.surfaces import hausdorff95
-
-
-VOXELS_PER_CASE = 5000  # that the voxel-wise classifier learns from
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +69,26 @@ class Evaluation:
 
     def intervals(self, name: str) -> Summary:
         """The 95 % bootstrap interval of every number of `summary`: (..., 2) in its place."""
+        ends = bootstrap_interval(lambda draws: self._drawn(name, draws), len(self.cases))
+        return _in_place(ends, self.summary(name))
 
-        def drawn(draws):
-            summary = summarize(self.confusions[draws], SCORES[name], self.regions)
-            return np.column_stack(summary)
+    def difference(self, other: "Evaluation", name: str) -> tuple[Summary, Summary]:
+        """By how much this is better than another evaluation of the same cases, and the interval.
 
-        ends = bootstrap_interval(drawn, len(self.cases))
-        summary = self.summary(name)
-        parts = np.split(ends, np.cumsum([np.size(value) for value in summary])[:-1])
-        return Summary(
-            *(part.reshape(*np.shape(value), 2) for part, value in zip(parts, summary, strict=True))
+        Both are drawn together, so what makes a case hard for both does not count.
+        """
+        if self.cases != other.cases or self.classes != other.classes:
+            raise ValueError("the two evaluations are of different cases or classes")
+        ours, theirs = self.summary(name), other.summary(name)
+        ends = bootstrap_interval(
+            lambda draws: self._drawn(name, draws) - other._drawn(name, draws), len(self.cases)
         )
+        apart = Summary(*(a - b for a, b in zip(ours, theirs, strict=True)))
+        return apart, _in_place(ends, ours)
+
+    def _drawn(self, name: str, draws: np.ndarray) -> np.ndarray:
+        """(draws, numbers of a summary), of the cases drawn each time."""
+        return np.column_stack(summarize(self.confusions[draws], SCORES[name], self.regions))
 
 
 def evaluate(
@@ -132,19 +136,19 @@ def read_pairs(
     for name in names:
         if name not in labels:
             raise InputError(f"{folder}: case {name} is no labelled case of {task.folder}")
-        path = prediction_path(folder, name)
+        path = find_prediction(folder, name)
+        if path is None:
+            raise InputError(f"{folder}: no prediction of case {name}, expected {name}.nii.gz")
         truth = nifti.read_label(labels[name], allowed=allowed)
         prediction = nifti.read_label(path, allowed=allowed)
         nifti.check_same_space(truth, prediction, image_path=labels[name], label_path=path)
         yield name, truth, prediction.array
 
 
-def prediction_path(folder: Path, name: str) -> Path:
-    """The file that holds the prediction of a case."""
-    for ending in (".nii.gz", ".nii"):
-        if (path := folder / f"{name}{ending}").exists():
-            return path
-    raise InputError(f"{folder}: no prediction of case {name}, expected {name}.nii.gz")
+def find_prediction(folder: Path, name: str) -> Path | None:
+    """The file that holds the prediction of a case, if there is one."""
+    paths = (folder / f"{name}{ending}" for ending in (".nii.gz", ".nii"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _distances(truth, prediction, classes, regions) -> np.ndarray:
@@ -153,57 +157,10 @@ def _distances(truth, prediction, classes, regions) -> np.ndarray:
     return np.array([np.nan, *(hausdorff95(*pair, truth.spacing) for pair in masks)])
 
 
-def predict_cases(
-    predict: Callable[[np.ndarray], np.ndarray], cases: Sequence[PreparedCase], task: Task
-) -> Iterator[tuple[PreparedCase, np.ndarray, nifti.Volume]]:
-    """Predict case after case, each brought back to the shape and orientation of its label file.
-
-    Parameters
-    ----------
-    predict : (X, Y, Z, C) prepared image -> (X, Y, Z) uint8 classes
-
-    Yields
-    ------
-    case, prediction, truth : the last two in the label file's own space
-    """
-    labels = {case.name: case.label for case in task.training}
-    for case in cases:
-        truth = nifti.read_label(labels[case.name], allowed=range(len(task.classes)))
-        yield case, restore(predict(case.image), case), truth
-
-
-def confusions_of(predict, cases: Sequence[PreparedCase], task: Task) -> np.ndarray:
-    """(cases, classes, classes) confusion matrices, one a case."""
-    return np.stack(
-        [
-            confusion_matrix(truth.array, prediction, len(task.classes))
-            for _, prediction, truth in predict_cases(predict, cases, task)
-        ]
+def _in_place(ends: np.ndarray, summary: Summary) -> Summary:
+    """(numbers, 2) -> the ends of each number of a summary where that number stands."""
+    sizes = [np.size(value) for value in summary]
+    parts = np.split(ends, np.cumsum(sizes)[:-1])
+    return Summary(
+        *(part.reshape(*np.shape(value), 2) for part, value in zip(parts, summary, strict=True))
     )
-
-
-def voxelwise_classifier(cases: Sequence[PreparedCase], seed: int = 0):
-    """What can be had without context: boosted trees on the intensities of single voxels.
-
-    A network is worth its trouble only as far as it is better than this.
-
-    Returns
-    -------
-    predict : (X, Y, Z, C) prepared image -> (X, Y, Z) uint8 classes
-    """
-    rng = np.random.default_rng(seed)
-    intensities, labels = [], []
-    for case in cases:
-        chosen = rng.integers(0, case.label.size, VOXELS_PER_CASE)
-        intensities.append(case.image.reshape(-1, case.image.shape[-1])[chosen])
-        labels.append(case.label.ravel()[chosen])
-    classifier = HistGradientBoostingClassifier(
-        max_iter=60, early_stopping=False, random_state=seed
-    )
-    classifier.fit(np.concatenate(intensities), np.concatenate(labels))
-
-    def predict(image):
-        classes = classifier.predict(image.reshape(-1, image.shape[-1]))
-        return classes.reshape(image.shape[:-1]).astype(np.uint8)
-
-    return predict

@@ -68,10 +68,10 @@ def tumour_regions(classes: Sequence[str]) -> tuple[Region, ...]:
     """
     patterns = ("o?edema", "non.?enhancing|necro", "(?<!non)(?<!non[ _-])enhancing")
     found = [
-        [i for i, name in enumerate(classes) if i and re.search(pattern, name.lower())]
+        tuple(i for i, name in enumerate(classes) if i and re.search(pattern, name.lower()))
         for pattern in patterns
     ]
-    if sorted(sum(found, [])) != [1, 2, 3] or len(classes) != 4:
+    if len(classes) != 4 or sorted(found) != [(1,), (2,), (3,)]:
         return ()
     (edema,), (core,), (enhancing,) = found
     return (

@@ -98,9 +98,7 @@ def test_json_says_the_same(planted):
     assert written["confusion"] == [[12, 1, 0, 0], [2, 2, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]]
     for name in SCORES:
         np.testing.assert_allclose(written[name]["pooled"], planted.summary(name).pooled)
-        np.testing.assert_allclose(
-            written[name]["pooled_interval"], planted.intervals(name).pooled
-        )
+        np.testing.assert_allclose(written[name]["pooled_interval"], planted.intervals(name).pooled)
     assert written["hausdorff95_mm"]["per_case"][0] is None
     assert written["hausdorff95_mm"]["per_case"][1:3] == pytest.approx([1.8, 1.9])
     assert written["hausdorff95_mm"]["absent"] == [2, 1, 1, 1, 1, 1, 1]
@@ -165,7 +163,9 @@ def test_a_merged_confusion_matrix_is_that_of_merged_labels():
     for labels in [(1, 2, 3), (2, 3), (0,), ()]:
         binary = (np.isin(values, labels).astype(int) for values in (truth, prediction))
         expected = confusion_matrix(*binary, 2)
-        np.testing.assert_array_equal(merge(confusion_matrix(truth, prediction, 4), labels), expected)
+        np.testing.assert_array_equal(
+            merge(confusion_matrix(truth, prediction, 4), labels), expected
+        )
     assert Region("x", (1,)).labels == (1,)
 
 
@@ -189,9 +189,7 @@ def task(tmp_path_factory):
 def copy_labels(task, folder, change=lambda label, affine: (label, affine)):
     for case in task.training:
         label = nifti.read_label(case.label)
-        nifti.write_prediction(
-            folder / f"{case.name}.nii.gz", *change(label.array, label.affine)
-        )
+        nifti.write_prediction(folder / f"{case.name}.nii.gz", *change(label.array, label.affine))
 
 
 def test_labels_as_predictions_score_one(task, tmp_path):

@@ -28,7 +28,8 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report",
+        "optimizers metrics bootstrap surfaces data training checkpoint inference evaluation "
+        "background report run_folder finished_run baseline cost judging comparison",
         "experiment doctor",
         "cli",
         "__main__",

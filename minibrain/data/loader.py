@@ -1,7 +1,7 @@
 """Batches of prepared cases: whole volumes or axial slices, read ahead on one thread."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -28,6 +28,11 @@ class VolumeSamples:
 
     def __len__(self) -> int:
         return len(self.cases)
+
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """(X, Y, Z) into which every sample fits; no voxels are read for it."""
+        return _largest(self.cases)
 
     def name(self, index: int) -> str:
         return self.cases[index].name
@@ -65,6 +70,11 @@ class SliceSamples:
 
     def __len__(self) -> int:
         return len(self.slices)
+
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """(X, Y) into which every sample fits; no voxels are read for it."""
+        return _largest(case for case, _ in self.slices)[:2]
 
     def name(self, index: int) -> str:
         return self.slices[index][0].name
@@ -154,6 +164,11 @@ def batches(
         np.random.default_rng([seed, epoch, 0, 1]).shuffle(order)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return Batches(samples, groups, seed=seed, epoch=epoch, training=training)
+
+
+def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
+    shapes = {case.geometry.prepared_shape for case in cases}
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:

@@ -63,7 +63,7 @@ class UNet:
         dtype=np.float32,
     ):
         self.rank, self.in_channels, self.classes = rank, in_channels, classes
-        self.levels = len(channels)
+        self.levels, self.initializer = len(channels), initializer
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
         _check_options(norm, up, initializer, channels, rates)
         make = _Maker(rank, norm, INITIALIZERS[initializer], seed, dtype)

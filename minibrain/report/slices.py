@@ -71,9 +71,7 @@ def pack_case(
         "depth": depth,
         "start": int(np.argmax((labels[0][kept] > 0).sum(axis=(1, 2)))),
         "across": across,
-        "images": [
-            _jpeg(_as_seen(channel)[kept], across) for channel in np.moveaxis(image, 3, 0)
-        ],
+        "images": [_jpeg(_as_seen(channel)[kept], across) for channel in np.moveaxis(image, 3, 0)],
         "truth": _compressed(labels[0][kept]),
         "predictions": [_compressed(array[kept]) for array in labels[1:]],
     }

@@ -75,7 +75,9 @@ def confusions_as_dict(confusions: np.ndarray, classes: Sequence[str]) -> dict:
         "cases": len(confusions),
         "confusion": confusions.sum(axis=0).tolist(),
         **{
-            name: {key: plain(value) for key, value in summarize(confusions, score)._asdict().items()}
+            name: {
+                key: plain(value) for key, value in summarize(confusions, score)._asdict().items()
+            }
             for name, score in SCORES.items()
         },
     }
