@@ -5,13 +5,14 @@ but the initial weights goes into them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 import minibrain.functional as F
-from minibrain.models import brain_2d, brain_3d
+from minibrain.models import AttentionUNet, brain_2d, brain_3d, brain_3d_attention
 from minibrain.optimizers import Adam
 
 torch = pytest.importorskip("torch")
@@ -19,7 +20,6 @@ nn = torch.nn
 torch.set_num_threads(1)  # the other core is ours
 
 CHANNELS = (16, 32, 64, 128, 256)
-STEPS = 20
 
 
 # Layouts: ours are channels last, (N, *S, C) and (*K, C, O); those of torch channels first
@@ -234,10 +234,34 @@ class Block(nn.Sequential):
         super().__init__(*layers)
 
 
+class Join(nn.Module):
+    """What comes from below beside its skip."""
+
+    def __init__(self, conv, skip_channels, channels):
+        super().__init__()
+
+    def forward(self, x, skip):
+        return torch.cat([x, skip], dim=1)
+
+
+class GatedJoin(nn.Module):
+    """The skip first times sigmoid(ψ · relu(W_x · skip + W_g · x + b_g) + b_ψ)."""
+
+    def __init__(self, conv, skip_channels, channels):
+        super().__init__()
+        self.from_skip = conv(skip_channels, skip_channels // 2, 1, bias=False)
+        self.from_signal = conv(channels, skip_channels // 2, 1)
+        self.score = conv(skip_channels // 2, 1, 1)
+
+    def forward(self, x, skip):
+        hidden = torch.relu(self.from_skip(skip) + self.from_signal(x))
+        return torch.cat([x, skip * torch.sigmoid(self.score(hidden))], dim=1)
+
+
 class Peer(nn.Module):
     """Encoder, bottleneck and decoder with skips; parts are registered from input to output."""
 
-    def __init__(self, conv, norm, up, incoming, plain_end):
+    def __init__(self, conv, norm, up, incoming, plain_end, join=Join):
         super().__init__()
         widths = (incoming, *CHANNELS)
         self.encoders = nn.ModuleList(
@@ -247,9 +271,9 @@ class Peer(nn.Module):
         self.ascent = nn.ModuleList()
         for i in (3, 2, 1, 0):
             above, channels = up(CHANNELS[i + 1], CHANNELS[i])
-            self.ascent.append(above)
             plain = plain_end and i == 0
-            self.ascent.append(Block(conv, norm, channels + CHANNELS[i], CHANNELS[i], plain))
+            decoder = Block(conv, norm, channels + CHANNELS[i], CHANNELS[i], plain)
+            self.ascent += [above, join(conv, CHANNELS[i], channels), decoder]
         self.head = conv(CHANNELS[0], 4, 1)
         self.pool = nn.MaxPool3d(2) if conv is nn.Conv3d else nn.MaxPool2d(2)
 
@@ -259,8 +283,9 @@ class Peer(nn.Module):
             skips.append(encoder(x))
             x = self.pool(skips[-1])
         x = self.bottleneck(x)
-        for up, decoder in zip(self.ascent[::2], self.ascent[1::2], strict=True):
-            x = decoder(torch.cat([up(x), skips.pop()], dim=1))
+        for i in range(0, len(self.ascent), 3):
+            up, join, decoder = self.ascent[i : i + 3]
+            x = decoder(join(up(x), skips.pop()))
         return self.head(x)
 
 
@@ -277,18 +302,22 @@ def nearest_2d(incoming, channels):
     return nn.Upsample(scale_factor=2, mode="nearest"), incoming
 
 
-def peer_3d():
-    return Peer(nn.Conv3d, instance_norm_3d, transposed_3d, 4, plain_end=True)
+def peer_3d(join=Join):
+    return Peer(nn.Conv3d, instance_norm_3d, transposed_3d, 4, plain_end=True, join=join)
 
 
-def peer_2d():
-    return Peer(nn.Conv2d, lambda channels: [], nearest_2d, 2, plain_end=False)
+def peer_2d(join=Join):
+    return Peer(nn.Conv2d, lambda channels: [], nearest_2d, 2, plain_end=False, join=join)
 
 
-def train_ours(network, images, labels, learning_rate):
+def attention_2d(**options):
+    return AttentionUNet(2, 2, 4, norm="none", up="nearest", initializer="glorot", **options)
+
+
+def train_ours(network, images, labels, learning_rate, steps):
     optimizer = Adam(network.named_parameters(), learning_rate=learning_rate)
     losses = []
-    for step in range(STEPS):
+    for step in range(steps):
         logits, saved = network.forward(images, training=True, step=step)
         loss, loss_saved = F.cce_dice_loss_forward(logits, labels)
         optimizer.zero_grad()
@@ -298,10 +327,10 @@ def train_ours(network, images, labels, learning_rate):
     return losses
 
 
-def train_torch(peer, images, labels, learning_rate):
+def train_torch(peer, images, labels, learning_rate, steps):
     optimizer = torch.optim.Adam(peer.parameters(), lr=learning_rate)
     images, labels, losses = to_torch(images), torch.from_numpy(labels), []
-    for _ in range(STEPS):
+    for _ in range(steps):
         loss = torch_loss(peer(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -311,14 +340,23 @@ def train_torch(peer, images, labels, learning_rate):
 
 
 @pytest.mark.parametrize(
-    ("network", "peer", "shape", "learning_rate", "count"),
+    ("network", "peer", "shape", "learning_rate", "steps", "count"),
     [
-        (brain_3d, peer_3d, (2, 32, 32, 32, 4), 1e-4, 5_649_652),
-        (brain_2d, peer_2d, (2, 64, 64, 2), 1e-3, 1_962_532),
+        (brain_3d, peer_3d, (2, 32, 32, 32, 4), 1e-4, 20, 5_649_652),
+        (brain_2d, peer_2d, (2, 64, 64, 2), 1e-3, 20, 1_962_532),
+        (
+            brain_3d_attention,
+            partial(peer_3d, GatedJoin),
+            (1, 32, 32, 16, 4),
+            1e-4,
+            5,
+            5_671_656,
+        ),
+        (attention_2d, partial(peer_2d, GatedJoin), (2, 32, 32, 2), 1e-3, 5, 1_995_416),
     ],
-    ids=["brain_3d", "brain_2d"],
+    ids=["brain_3d", "brain_2d", "brain_3d_attention", "2D attention"],
 )
-def test_twenty_steps_of_training_are_those_of_torch(network, peer, shape, learning_rate, count):
+def test_steps_of_training_are_those_of_torch(network, peer, shape, learning_rate, steps, count):
     rng = np.random.default_rng(0)
     images = rng.standard_normal(shape)
     labels = rng.integers(0, 4, shape[:-1])
@@ -328,9 +366,10 @@ def test_twenty_steps_of_training_are_those_of_torch(network, peer, shape, learn
     for (_, parameter), twin in pairs:
         parameter.value = parameter.value.astype(np.float64)
         twin.data.copy_(weight_to_torch(parameter.value))
+    task = images, labels, learning_rate, steps
     with threadpool_limits(1), ThreadPoolExecutor() as side_by_side:  # each on a core of its own
-        losses = side_by_side.submit(train_ours, ours, images, labels, learning_rate)
-        their_losses = side_by_side.submit(train_torch, theirs, images, labels, learning_rate)
+        losses = side_by_side.submit(train_ours, ours, *task)
+        their_losses = side_by_side.submit(train_torch, theirs, *task)
     losses = losses.result()
     np.testing.assert_allclose(losses, their_losses.result(), rtol=1e-9)
     assert losses[-1] < losses[0]
