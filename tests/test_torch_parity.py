@@ -376,4 +376,4 @@ def test_steps_of_training_are_those_of_torch(network, peer, shape, learning_rat
     for (name, parameter), twin in pairs:
         expected = twin.detach()
         difference = (weight_to_torch(parameter.value) - expected).abs().max()
-        assert difference <= 1e-7 * max(1, expected.abs().max()), name
+        assert difference <= 1e-9 * max(1, expected.abs().max()), name
