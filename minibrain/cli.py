@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "arithmetic. `minibrain VERB --help` shows the options of a verb, and an example.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for declare in (_inspect, _train, _doctor):
+    for declare in (_inspect, _train, _gradcheck, _doctor):
         declare(verbs)
     options = vars(parser.parse_args(arguments))
     call = options.pop("call")
@@ -120,6 +120,25 @@ def train(network: str, **options) -> None:
     if network not in CONFIGS:
         raise InputError(f"network: got {network!r}, expected one of {', '.join(CONFIGS)}")
     run(replace(CONFIGS[network], **given))
+
+
+def _gradcheck(verbs) -> None:
+    _verb(
+        verbs,
+        "gradcheck",
+        "check gradients: backward against the slope of forward",
+        "minibrain gradcheck conv InstanceNormReLU brain_2d",
+        gradcheck,
+    ).add_argument(
+        "names", nargs="*", metavar="NAME", help="operations, layers or presets; left out, all"
+    )
+
+
+def gradcheck(names: Sequence[str]) -> int:
+    """Print the table; 1 if a gradient is wrong."""
+    from minibrain.gradcheck_cases import run
+
+    return 0 if run(names) else 1
 
 
 def _doctor(verbs) -> None:

@@ -28,8 +28,8 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report",
-        "experiment doctor",
+        "optimizers metrics data training checkpoint inference evaluation report gradcheck",
+        "experiment doctor gradcheck_cases",
         "cli",
         "__main__",
     )
