@@ -29,7 +29,7 @@ FLOORS = [
         "parameter layers",
         "models",
         "optimizers metrics data training checkpoint inference evaluation report",
-        "experiment",
+        "study experiment",
         "cli",
     )
 ]

@@ -166,15 +166,11 @@ class UNet:
             parameter.value = to_device(parameter.value, device)
         return self
 
-    def _named(self, kind):
-        return {
-            f"{part_name}.{name}": parameter
-            for part_name, part in self._parts()
-            for name, parameter in getattr(part, kind).items()
-        }
-
-    def _parts(self):
-        yield from ((f"encoder{i}", encoder) for i, encoder in enumerate(self.encoders))
+    def parts(self):
+        """Every layer and chain with its name, from input to output."""
+        for i, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):
+            yield f"encoder{i}", encoder
+            yield f"down{i}", down
         yield "bottleneck", self.bottleneck
         for i, up, decoder in zip(
             reversed(range(self.levels - 1)), self.ups, self.decoders, strict=True
@@ -182,6 +178,13 @@ class UNet:
             yield f"up{i}", up
             yield f"decoder{i}", decoder
         yield "head", self.head
+
+    def _named(self, kind):
+        return {
+            f"{part_name}.{name}": parameter
+            for part_name, part in self.parts()
+            for name, parameter in getattr(part, kind).items()
+        }
 
     def _check_input(self, x):
         if x.ndim != self.rank + 2 or x.shape[-1] != self.in_channels:
