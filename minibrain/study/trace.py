@@ -149,7 +149,9 @@ class _Watcher:
             operation,
             level,
             [tuple(x.shape) for x in inputs],
-            sum(p.value.size for name, p in parameters.items() if name.startswith(f"{self.layer}.")),
+            sum(
+                p.value.size for name, p in parameters.items() if name.startswith(f"{self.layer}.")
+            ),
             self._pass(call, {"y": y}),
             [],
         )
