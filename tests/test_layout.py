@@ -31,6 +31,7 @@ FLOORS = [
         "optimizers metrics data training checkpoint inference evaluation report",
         "study experiment",
         "cli",
+        "__main__",
     )
 ]
 # these stand on the two floors at the ground alone
