@@ -29,8 +29,9 @@ FLOORS = [
         "parameter layers",
         "models",
         "optimizers metrics bootstrap surfaces data training checkpoint inference evaluation "
-        "background report run_folder finished_run baseline cost judging comparison",
-        "experiment doctor",
+        "background report run_folder finished_run baseline cost judging comparison gradcheck "
+        "environment interruption fitting",
+        "experiment doctor gradcheck_cases study",
         "cli",
         "__main__",
     )
@@ -101,8 +102,8 @@ def test_the_mathematics_stays_small():
 
 
 OPERATIONS = """
-    batch_norm cce_dice_loss concat conv conv_transpose cross_entropy dice_loss dropout
-    instance_norm max_pool relu sigmoid softmax upsample
+    attention_gate batch_norm cce_dice_loss concat conv conv_transpose cross_entropy dice_loss
+    dropout instance_norm max_pool relu sigmoid softmax upsample
 """
 
 

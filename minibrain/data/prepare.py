@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minibrain.data.boxes import common_part, cut
 from minibrain.data.decathlon import Case, Task, read_case
 from minibrain.data.nifti import to_canonical
 from minibrain.errors import InputError
@@ -60,6 +62,7 @@ class PreparedCase:
     folder: Path
     voxels: tuple[int, ...]  # per class, within the box
     geometry: Geometry
+    checksum: int  # of both arrays
 
     @property
     def tumour_fraction(self) -> float:
@@ -82,6 +85,13 @@ class Prepared:
 
     cases: tuple[PreparedCase, ...]
     dropped: tuple[PreparedCase, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the prepared cases' names and content, wherever they lie."""
+        cases = sorted(self.cases + self.dropped, key=lambda case: case.name)
+        content = [(c.name, c.voxels, asdict(c.geometry), c.checksum) for c in cases]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def prepare(
@@ -114,7 +124,10 @@ def prepare(
         except OSError as error:
             raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
         cases = _prepare_cases(task, folder, recipe, workers, progress)
-        index = [{"name": c.name, "voxels": c.voxels, **asdict(c.geometry)} for c in cases]
+        index = [
+            {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}
+            for c in cases
+        ]
         with replacing(folder / "index.json") as file:
             file.write(json.dumps(index, indent=1).encode())
     least = LEAST_TUMOUR if recipe == "reference" else 0
@@ -144,7 +157,7 @@ def prepare_image(
     box = _box(canonical, recipe)
     geometry = Geometry(image.shape[:3], tuple(map(tuple, np.asarray(affine).tolist())), box)
     prepared = crop(image, geometry).astype(np.float32, copy=False)
-    inside_box, _ = _overlap(box, canonical.shape[:3])
+    inside_box, _ = common_part(box, canonical.shape[:3])
     _normalise_inplace(prepared, inside_box, recipe, name)
     return prepared, geometry
 
@@ -152,10 +165,7 @@ def prepare_image(
 def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Reorient (X, Y, Z) or (X, Y, Z, C) to RAS+ and cut out the box, with zeros outside."""
     canonical, _ = to_canonical(array, np.array(geometry.affine))
-    inside_box, inside_volume = _overlap(geometry.box, canonical.shape[:3])
-    cropped = np.zeros((*geometry.prepared_shape, *array.shape[3:]), array.dtype)
-    cropped[inside_box] = canonical[inside_volume]
-    return cropped
+    return cut(canonical, geometry.box)
 
 
 def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray:
@@ -180,7 +190,7 @@ def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray
         raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")
     restored = np.zeros(geometry.shape, prediction.dtype)
     canonical, _ = to_canonical(restored, np.array(geometry.affine))  # a view: writing writes both
-    inside_box, inside_volume = _overlap(geometry.box, canonical.shape)
+    inside_box, inside_volume = common_part(geometry.box, canonical.shape)
     canonical[inside_volume] = prediction[inside_box]
     return restored
 
@@ -209,7 +219,8 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         error.add_note(f"while preparing case {case.name}")
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
-    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry)
+    checksum = zlib.crc32(label, zlib.crc32(image))
+    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
 
 
 def _require_recipe(recipe: str) -> None:
@@ -231,13 +242,6 @@ def _grown_extent(occupied: np.ndarray) -> tuple[int, int]:
     start, stop = int(positions[0]), int(positions[-1]) + 1
     missing = -(stop - start) % 16
     return start - missing // 2, stop + missing - missing // 2
-
-
-def _overlap(box, shape) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The common part of box and volume, as slices of the box and as slices of the volume."""
-    common = [(max(a, 0), min(b, size)) for (a, b), size in zip(box, shape, strict=True)]
-    inside_box = (slice(a - o, b - o) for (a, b), (o, _) in zip(common, box, strict=True))
-    return tuple(inside_box), tuple(slice(a, b) for a, b in common)
 
 
 def _normalise_inplace(image, inside, recipe: str, name: str) -> None:
@@ -293,7 +297,8 @@ def _read_index(folder: Path, names: list[str]) -> list[PreparedCase] | None:
 def _case_from(record: dict, folder: Path) -> PreparedCase:
     affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
     geometry = Geometry(tuple(record["shape"]), affine, box)
-    case = PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry)
+    voxels, checksum = tuple(record["voxels"]), record["checksum"]
+    case = PreparedCase(record["name"], folder, voxels, geometry, checksum)
     if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
         raise ValueError("an array has not the shape that the index says")
     return case
