@@ -28,8 +28,8 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report",
-        "study experiment",
+        "optimizers metrics data training checkpoint inference evaluation report gradcheck",
+        "experiment doctor gradcheck_cases study",
         "cli",
         "__main__",
     )
@@ -100,8 +100,8 @@ def test_the_mathematics_stays_small():
 
 
 OPERATIONS = """
-    batch_norm cce_dice_loss concat conv conv_transpose cross_entropy dice_loss dropout
-    instance_norm max_pool relu sigmoid softmax upsample
+    attention_gate batch_norm cce_dice_loss concat conv conv_transpose cross_entropy dice_loss
+    dropout instance_norm max_pool relu sigmoid softmax upsample
 """
 
 
