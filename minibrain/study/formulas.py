@@ -85,6 +85,20 @@ FORMULAS = {
         "Nothing is computed: the gradient is cut where the arrays were joined. db goes across to "
         "the encoder.",
     ),
+    "attention_gate": Formula(
+        "attention gate",
+        (
+            "h = max(W_s · skip + W_g · signal + b, 0)",
+            "a = 1 / (1 + exp(−(w · h + c)))      one number a voxel",
+            "y = a · skip",
+        ),
+        (
+            "da = Σ_c  dy[c] · skip[c]      then back through sigmoid, ReLU and the convolutions",
+            "dskip = a · dy + what came through h",
+            "dsignal = what came through h",
+        ),
+        "The skip is used twice, as what is let through and as what is judged: two gradients add.",
+    ),
     "sigmoid": Formula(
         "sigmoid",
         ("y = 1 / (1 + exp(−x))",),

@@ -65,8 +65,8 @@ def trace_data(trace: Trace) -> dict:
 
 
 def _pictures(trace: Trace, node: Node) -> dict:
-    """The pictures of a node, and at a skip connection of the two gradients that meet."""
-    skip = trace.skip_gradients(node) if node.skip_to else {}
+    """The pictures of a node and, of a result used twice, of the gradients that meet."""
+    meeting = trace.meeting_gradients(node) if len(node.uses) > 1 else {}
     return {
         "picture": _json(node.result),
         "gradient": _json(node.arriving),
@@ -78,7 +78,7 @@ def _pictures(trace: Trace, node: Node) -> dict:
                 "max": measure.max,
                 "picture": _json(measure),
             }
-            for name, measure in skip.items()
+            for name, measure in meeting.items()
         ],
     }
 

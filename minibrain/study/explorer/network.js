@@ -9,7 +9,7 @@ const network = (() => {
     const events = data.nodes.map((node, i) => ({ kind: "forward", i, held: data.held[i] }));
     let held = data.held[data.nodes.length - 1];
     for (let i = data.nodes.length - 1; i >= 0; i--) {
-      if (data.nodes[i].skip_to) events.push({ kind: "meet", i, held });
+      if (data.nodes[i].meeting.length) events.push({ kind: "meet", i, held });
       held = data.held[2 * data.nodes.length - 1 - i];
       events.push({ kind: "backward", i, held });
     }
@@ -85,8 +85,8 @@ const network = (() => {
       svg("path", { d: connector(chain[i], box), class: "link" }));
     const skips = new Map();
     data.nodes.forEach((node, i) => {
-      if (!node.skip_to) return;
-      const target = data.nodes.findIndex((other) => other.name === node.skip_to);
+      if (!node.meeting.length) return;
+      const target = data.nodes.findIndex((other) => other.name === node.meeting.at(-1).from);
       const [from, to] = [plan.boxes[i], plan.boxes[target]];
       const y = from.y + 5;
       skips.set(i, { target, path: svg("path", { class: "link skip", d: `M${from.x + from.w},${y}H${to.x}` }) });
@@ -250,9 +250,9 @@ const network = (() => {
     const [below, across] = node.meeting;
     return el("section", { class: "pass backward meeting" },
       el("h3", {}, "Two gradients meet"),
-      el("p", {}, `The result of ${node.name} was used twice: by ${below.from}, on the way down, and by ${across.from}, across the skip. The loss depends on it along both ways, so the gradients of the two ways add. That sum is what ${node.name} gets.`),
-      row("", `from below, through ${below.from}`, below.picture, below),
-      row("+", `across the skip, from ${across.from}`, across.picture, across),
+      el("p", {}, `The result of ${node.name} was used twice: by ${below.from} and, further on, by ${across.from}. The loss depends on it along both ways, so the gradients of the two ways add. That sum is what ${node.name} gets.`),
+      row("", `from ${below.from}`, below.picture, below),
+      row("+", `from ${across.from}`, across.picture, across),
       row("=", `dy of ${node.name}`, node.gradient, node.arriving));
   }
 
@@ -347,7 +347,7 @@ const network = (() => {
       paintU(drawn, data, lives, events, at);
       memory.move(at);
       scrubber.value = at;
-      const word = { forward: "forward", backward: "backward", meet: "the skip’s sum" }[event.kind];
+      const word = { forward: "forward", backward: "backward", meet: "sum of gradients" }[event.kind];
       status.replaceChildren(el("b", { class: event.kind === "forward" ? "forward" : "backward" }, word),
         ` ${data.nodes[event.i].name}`, el("span", {}, `step ${at + 1} of ${events.length} · ${prefixed(event.held, "B")} saved`));
       detail.replaceChildren(...lens(data, event).filter(Boolean));
