@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from minibrain.arrays import PRECISIONS, find_device
 from minibrain.errors import InputError
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "arithmetic. `minibrain VERB --help` shows the options of a verb, and an example.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for declare in (_train, _gradcheck):
+    for declare in (_inspect, _train, _gradcheck, _doctor):
         declare(verbs)
     options = vars(parser.parse_args(arguments))
     call = options.pop("call")
@@ -53,6 +54,31 @@ def _verb(verbs, name: str, purpose: str, example: str, call: Callable) -> argpa
     )
     parser.set_defaults(call=call)
     return parser
+
+
+def _inspect(verbs) -> None:
+    add = _verb(
+        verbs,
+        "inspect",
+        "check every case of a task, report all faults, and show what it holds",
+        "minibrain inspect Task01_BrainTumour --output inspection",
+        inspect,
+    ).add_argument
+    add("task", metavar="TASK", help="folder with dataset.json")
+    add("--output", metavar="FOLDER", help="where to write pictures (default: none)")
+
+
+def inspect(task: str, output: str | None) -> int:
+    """Print what a task holds and all its faults; 1 if there is any."""
+    from minibrain.data.inspection import inspect as inspect_task
+    from minibrain.report.inspection import inspection_pictures, inspection_text
+
+    found = inspect_task(task)
+    print(inspection_text(found))
+    if output is not None and found.contents:
+        for path in inspection_pictures(found, Path(output)):
+            print(f"written to {path}")
+    return 1 if found.faults else 0
 
 
 def _train(verbs) -> None:
@@ -113,3 +139,22 @@ def gradcheck(names: Sequence[str]) -> int:
     from minibrain.gradcheck_cases import run
 
     return 0 if run(names) else 1
+
+
+def _doctor(verbs) -> None:
+    _verb(
+        verbs,
+        "doctor",
+        "show versions, processor and GPU, and test the arithmetic",
+        "minibrain doctor",
+        doctor,
+    )
+
+
+def doctor() -> int:
+    """Print what this installation can do; 1 if its arithmetic is wrong."""
+    from minibrain.doctor import report
+
+    text, sound = report()
+    print(text)
+    return 0 if sound else 1

@@ -29,8 +29,7 @@ FLOORS = [
         "parameter layers",
         "models",
         "optimizers metrics data training checkpoint inference evaluation report gradcheck",
-        "gradcheck_cases",
-        "experiment",
+        "experiment doctor gradcheck_cases study",
         "cli",
         "__main__",
     )
@@ -101,8 +100,8 @@ def test_the_mathematics_stays_small():
 
 
 OPERATIONS = """
-    batch_norm cce_dice_loss concat conv conv_transpose cross_entropy dice_loss dropout
-    instance_norm max_pool relu sigmoid softmax upsample
+    attention_gate batch_norm cce_dice_loss concat conv conv_transpose cross_entropy dice_loss
+    dropout instance_norm max_pool relu sigmoid softmax upsample
 """
 
 

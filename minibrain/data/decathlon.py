@@ -146,27 +146,33 @@ def read_case(
     TaskError : the number of channels is not that of dataset.json
     """
     volumes = [nifti.read(path, repair_nonfinite=repair_nonfinite) for path in case.images]
-    per_file = len(task.channels) // len(case.images)
     for path, volume in zip(case.images, volumes, strict=True):
-        found = volume.array.shape[3] if volume.array.ndim == 4 else 1
-        if found != per_file:
-            names = ", ".join(task.channels)
-            raise TaskError(
-                f"{path}: channels: {found}, expected {per_file} (dataset.json names {names})"
-            )
-        _check_overlay(case, volumes[0], volume, path, tolerance)
+        check_channels(task, case, path, volume)
+        check_overlay(case, volumes[0], path, volume, tolerance)
     parts = [volume.array.reshape(*volume.array.shape[:3], -1, order="F") for volume in volumes]
     image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
     if case.label is None:
         return CaseData(image, None, volumes[0].affine)
     label = nifti.read_label(case.label, allowed=range(len(task.classes)))
-    _check_overlay(case, volumes[0], label, case.label, tolerance)
+    check_overlay(case, volumes[0], case.label, label, tolerance)
     return CaseData(image, label.array, volumes[0].affine)
 
 
-def _check_overlay(
-    case: Case, image: nifti.Volume, other: nifti.Volume, path: Path, tolerance: float
+def check_channels(task: Task, case: Case, path: Path, volume: nifti.Volume) -> None:
+    """Require that one file of a case holds its share of the channels, else TaskError."""
+    expected = len(task.channels) // len(case.images)
+    found = volume.array.shape[3] if volume.array.ndim == 4 else 1
+    if found != expected:
+        names = ", ".join(task.channels)
+        raise TaskError(
+            f"{path}: channels: {found}, expected {expected} (dataset.json names {names})"
+        )
+
+
+def check_overlay(
+    case: Case, image: nifti.Volume, path: Path, other: nifti.Volume, tolerance: float = 1e-3
 ) -> None:
+    """Require that a file of a case lies where its first image does, else NiftiError."""
     nifti.check_same_space(
         image, other, image_path=case.images[0], label_path=path, tolerance=tolerance
     )

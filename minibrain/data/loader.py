@@ -1,4 +1,8 @@
-"""Batches of prepared cases: whole volumes or axial slices, read ahead on one thread."""
+"""Batches of prepared cases: volumes, axial slices or patches, read ahead on one thread.
+
+Samples have a length, and for each index a name and what `read` returns. Patches (see `patches`)
+are drawn by seed and epoch; a volume or a slice is the same for all.
+"""
 
 import time
 from collections.abc import Sequence
@@ -8,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.data.augment import augment
+from minibrain.data.patches import PatchSamples
 from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
 
@@ -32,7 +37,9 @@ class VolumeSamples:
     def name(self, index: int) -> str:
         return self.cases[index].name
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def read(
+        self, index: int, *, seed: int = 0, epoch: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, str]:
         case = self.cases[index]
         return case.image, case.label, case.name
 
@@ -69,7 +76,9 @@ class SliceSamples:
     def name(self, index: int) -> str:
         return self.slices[index][0].name
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def read(
+        self, index: int, *, seed: int = 0, epoch: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, str]:
         case, z = self.slices[index]
         return case.image[:, :, z][..., self.channels], case.label[:, :, z], case.name
 
@@ -118,7 +127,7 @@ class Batches:
 
 
 def batches(
-    samples: VolumeSamples | SliceSamples,
+    samples: VolumeSamples | SliceSamples | PatchSamples,
     batch_size: int,
     *,
     seed: int,
@@ -131,9 +140,9 @@ def batches(
 
     Parameters
     ----------
-    samples : VolumeSamples or SliceSamples
+    samples : VolumeSamples, SliceSamples or PatchSamples
     batch_size : samples per batch, >= 1
-    seed, epoch : key the order and the augmentation, each >= 0
+    seed, epoch : key the order, the augmentation and where patches lie, each >= 0
     training : shuffle and augment; otherwise the samples come as they are, in their own order
 
     Returns
@@ -171,7 +180,7 @@ def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batc
 def _sample(samples, index: int, keys: dict[str, int] | None):
     """Read one sample, augmented when there are keys for it."""
     try:
-        image, label, name = samples.read(index)
+        image, label, name = samples.read(index, **(keys or {}))
         if keys is not None:
             image, label = augment(image, label, index=index, **keys)
         return image, label, name

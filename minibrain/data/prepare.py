@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minibrain.data.boxes import common_part, cut
 from minibrain.data.decathlon import Case, Task, read_case
 from minibrain.data.nifti import to_canonical
 from minibrain.errors import InputError
@@ -141,7 +142,7 @@ def prepare_image(
     box = _box(canonical, recipe)
     geometry = Geometry(image.shape[:3], tuple(map(tuple, np.asarray(affine).tolist())), box)
     prepared = crop(image, geometry).astype(np.float32, copy=False)
-    inside_box, _ = _overlap(box, canonical.shape[:3])
+    inside_box, _ = common_part(box, canonical.shape[:3])
     _normalise_inplace(prepared, inside_box, recipe, name)
     return prepared, geometry
 
@@ -149,10 +150,7 @@ def prepare_image(
 def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Reorient (X, Y, Z) or (X, Y, Z, C) to RAS+ and cut out the box, with zeros outside."""
     canonical, _ = to_canonical(array, np.array(geometry.affine))
-    inside_box, inside_volume = _overlap(geometry.box, canonical.shape[:3])
-    cropped = np.zeros((*geometry.prepared_shape, *array.shape[3:]), array.dtype)
-    cropped[inside_box] = canonical[inside_volume]
-    return cropped
+    return cut(canonical, geometry.box)
 
 
 def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray:
@@ -177,7 +175,7 @@ def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray
         raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")
     restored = np.zeros(geometry.shape, prediction.dtype)
     canonical, _ = to_canonical(restored, np.array(geometry.affine))  # a view: writing writes both
-    inside_box, inside_volume = _overlap(geometry.box, canonical.shape)
+    inside_box, inside_volume = common_part(geometry.box, canonical.shape)
     canonical[inside_volume] = prediction[inside_box]
     return restored
 
@@ -228,13 +226,6 @@ def _grown_extent(occupied: np.ndarray) -> tuple[int, int]:
     start, stop = int(positions[0]), int(positions[-1]) + 1
     missing = -(stop - start) % 16
     return start - missing // 2, stop + missing - missing // 2
-
-
-def _overlap(box, shape) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The common part of box and volume, as slices of the box and as slices of the volume."""
-    common = [(max(a, 0), min(b, size)) for (a, b), size in zip(box, shape, strict=True)]
-    inside_box = (slice(a - o, b - o) for (a, b), (o, _) in zip(common, box, strict=True))
-    return tuple(inside_box), tuple(slice(a, b) for a, b in common)
 
 
 def _normalise_inplace(image, inside, recipe: str, name: str) -> None:

@@ -1,25 +1,33 @@
-"""The two reference networks, and a small one of each for a machine without a GPU.
+"""The two reference networks, the 3D one with attention gates, and a small one of each for a
+machine without a GPU.
 
 Every keyword of `UNet` can be given to override the preset's.
 """
 
+from minibrain.models.attention_unet import AttentionUNet
 from minibrain.models.unet import UNet
 
 CHANNELS = (16, 32, 64, 128, 256)
 SMALL_CHANNELS = (16, 32, 64)
+BRAIN_3D = {
+    "channels": CHANNELS,
+    "norm": "instance",
+    "up": "transposed",
+    "dropout": (0.1, 0.1, 0.2, 0.2, 0.3),
+    "initializer": "he",
+    "plain_end": True,
+}
+SMALL_3D = {"channels": SMALL_CHANNELS, "dropout": 0.0}
 
 
 def brain_3d(**overrides) -> UNet:
     """The 3D reference network: 5,649,652 parameters, four modalities to four classes."""
-    options = {
-        "channels": CHANNELS,
-        "norm": "instance",
-        "up": "transposed",
-        "dropout": (0.1, 0.1, 0.2, 0.2, 0.3),
-        "initializer": "he",
-        "plain_end": True,
-    }
-    return UNet(3, 4, 4, **(options | overrides))
+    return UNet(3, 4, 4, **(BRAIN_3D | overrides))
+
+
+def brain_3d_attention(**overrides) -> UNet:
+    """brain_3d with an attention gate on each of its four skips: 5,671,656 parameters."""
+    return AttentionUNet(3, 4, 4, **(BRAIN_3D | overrides))
 
 
 def brain_2d(**overrides) -> UNet:
@@ -36,7 +44,12 @@ def brain_2d(**overrides) -> UNet:
 
 def brain_3d_small(**overrides) -> UNet:
     """brain_3d with its three upper levels and without dropout: 341,300 parameters."""
-    return brain_3d(**({"channels": SMALL_CHANNELS, "dropout": 0.0} | overrides))
+    return brain_3d(**(SMALL_3D | overrides))
+
+
+def brain_3d_attention_small(**overrides) -> UNet:
+    """brain_3d_attention with its three upper levels and without dropout: 342,630 parameters."""
+    return brain_3d_attention(**(SMALL_3D | overrides))
 
 
 def brain_2d_small(**overrides) -> UNet:
