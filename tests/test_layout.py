@@ -28,8 +28,8 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report gradcheck",
-        "experiment doctor gradcheck_cases study",
+        "optimizers metrics data training checkpoint inference evaluation report run_folder",
+        "experiment doctor gradcheck gradcheck_cases study",
         "cli",
         "__main__",
     )
