@@ -156,6 +156,14 @@ def test_a_2d_network_goes_slice_by_slice(depth):
     np.testing.assert_allclose(logits, np.stack(expected, axis=2), rtol=1e-5, atol=1e-6)
 
 
+def test_stacks_of_slices_hardly_overlap(monkeypatch):
+    model, slices = network(2), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda x: slices.append(len(x)) or forward(x))
+    predict_logits(model, an_image(6, 4, 40), patch_size=(6, 4), overlap=0.75)
+    assert slices == [16, 16, 16]
+
+
 @pytest.mark.parametrize("rank", [2, 3])
 def test_mirroring_averages_over_every_reflection(rank):
     model, image = network(rank), an_image(4, 6, 8)
