@@ -75,6 +75,7 @@ SMALL_2D = replace(
     every=2,
     **SMALL_PHANTOM,
 )
+CONFIGS = {c.network: c for c in (REFERENCE_3D, REFERENCE_2D, SMALL_3D, SMALL_2D)}
 
 
 def run(config: Config) -> Path:

@@ -28,9 +28,10 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report",
-        "experiment",
+        "optimizers metrics data training checkpoint inference evaluation report gradcheck",
+        "experiment doctor gradcheck_cases",
         "cli",
+        "__main__",
     )
 ]
 # these stand on the two floors at the ground alone
