@@ -60,8 +60,7 @@ def predict_logits(
     InputError : the patch size or the overlap is not as above, or the network cannot halve such
         windows as often as it has levels
     """
-    if not 0 <= overlap < 1:
-        raise InputError(f"overlap: got {overlap}, expected at least 0 and below 1")
+    check_windows(model, patch_size, overlap)
     volume = image.shape[:3]
     overlaps = (overlap, overlap, overlap if model.rank == 3 else 0)
     logits = np.zeros((*volume, model.classes), np.float32)
@@ -88,6 +87,19 @@ def softmax_inplace(logits: np.ndarray) -> None:
     """Turn (X, Y, Z, classes) logits into probabilities, one plane at a time."""
     for plane in logits:
         plane[...], _ = softmax_forward(plane)
+
+
+def check_windows(model: UNet, patch_size: Sequence[int] | None, overlap: float = 0.5) -> None:
+    """Require what predict_logits requires of both; raises InputError."""
+    factor = 2 ** (model.levels - 1)
+    fits = patch_size is None or (
+        len(patch_size) == model.rank and all(n > 0 and n % factor == 0 for n in patch_size)
+    )
+    if not fits:
+        found = tuple(patch_size)
+        raise InputError(f"patch size: got {found}, expected {model.rank} multiples of {factor}")
+    if not 0 <= overlap < 1:
+        raise InputError(f"overlap: got {overlap}, expected at least 0 and below 1")
 
 
 def windows(
@@ -134,12 +146,8 @@ def _patch_logits(model: UNet, patch: np.ndarray, mirror: bool) -> np.ndarray:
 
 def _window_size(model: UNet, volume: Sequence[int], patch_size) -> tuple[int, ...]:
     """The size of windows along x, y and z."""
-    factor = 2 ** (model.levels - 1)
     if patch_size is None:
+        factor = 2 ** (model.levels - 1)
         patch_size = [-(-n // factor) * factor for n in volume[: model.rank]]
-    if len(patch_size) != model.rank or any(n < 1 or n % factor for n in patch_size):
-        raise InputError(
-            f"patch size: got {tuple(patch_size)}, expected {model.rank} multiples of {factor}"
-        )
     stack = () if model.rank == 3 else (min(volume[2], SLICES_AT_A_TIME),)
     return (*patch_size, *stack)

@@ -10,10 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from minibrain.data import nifti
-from minibrain.data.decathlon import ENDINGS, Case, Task, open_task, read_case
+from minibrain.data.dataset_json import ENDINGS
+from minibrain.data.decathlon import Case, Task, open_task, read_case
 from minibrain.data.prepare import Geometry, prepare_image, restore
 from minibrain.errors import InputError
-from minibrain.inference import most_likely, predict_logits, softmax_inplace
+from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 
 
@@ -56,18 +57,19 @@ def predict_files(
 
     Raises
     ------
-    InputError : there is nothing to predict, two cases have one name, or a file that would be
-        written is already there; nothing has been written then
+    InputError : there is nothing to predict, two cases have one name, a file that would be
+        written is already there, or the overlap is impossible; nothing has been written then
     """
+    check_windows(network.model, network.patch_size, overlap)
     cases, output = find_cases(inputs, len(network.task.channels)), Path(output)
-    targets = [_targets(output, case, probabilities) for case in cases]
-    _require_free([path for paths in targets for path in paths])
+    jobs = [(case, _targets(output, case, probabilities)) for case in cases]
+    _require_free([path for _, paths in jobs for path in paths])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot be made: {error.strerror}") from error
     failures = {}
-    for case, paths in zip(tqdm(cases, "predict", unit="case", disable=not progress), targets):
+    for case, paths in tqdm(jobs, "predict", unit="case", disable=not progress):
         try:
             _predict(network, case, paths, overlap=overlap, mirror=mirror)
         except Exception as error:  # whatever is wrong with one case, the others shall have theirs
@@ -111,20 +113,17 @@ def find_cases(inputs: Iterable[str | Path], channels: int) -> list[Case]:
 
 def _grouped(files: Sequence[Path], channels: int) -> list[Case]:
     """Put the files of one case together where each channel has its own."""
-    by_stem = {str(file.with_name(_stem(file))): file for file in files}
-    cases = []
-    for stem, file in by_stem.items():
+    given, cases = set(files), []
+    for file in files:
+        ending = _ending(file)
+        stem = file.name.removesuffix(ending)
         case, _, _ = stem.rpartition("_")
-        parts = [by_stem.get(f"{case}_{channel:04d}") for channel in range(channels)]
-        if None in parts or file not in parts:
-            cases.append(Case(_stem(file), (file,), None))
+        parts = [file.with_name(f"{case}_{channel:04d}{ending}") for channel in range(channels)]
+        if file not in parts or not given.issuperset(parts):
+            cases.append(Case(stem, (file,), None))
         elif file == parts[0]:
-            cases.append(Case(Path(case).name, tuple(parts), None))
+            cases.append(Case(case, tuple(parts), None))
     return cases
-
-
-def _stem(file: Path) -> str:
-    return file.name.removesuffix(_ending(file))
 
 
 def _ending(file: Path) -> str:
