@@ -89,6 +89,18 @@ def operation_cases() -> dict[str, tuple[dict, dict]]:
         "max_pool": ({"x": x}, {"kernel_size": 3, "stride": 2, "padding": 1}),
         "upsample": ({"x": x}, {"factor": (2, 3)}),
         "concat": ({"a": x, "b": draw((2, 6, 5, 4))}, {}),
+        "attention_gate": (
+            {
+                "skip": x,
+                "signal": draw((2, 6, 5, 4)),
+                "skip_weight": draw((1, 1, 3, 2)),
+                "signal_weight": draw((1, 1, 4, 2)),
+                "bias": draw(2),
+                "score_weight": draw((1, 1, 2, 1)),
+                "score_bias": draw(1),
+            },
+            {},
+        ),
         "cross_entropy": loss,
         "dice_loss": loss,
         "cce_dice_loss": loss,

@@ -168,15 +168,11 @@ class UNet:
             parameter.value = to_device(parameter.value, device)
         return self
 
-    def _named(self, kind):
-        return {
-            f"{part_name}.{name}": parameter
-            for part_name, part in self._parts()
-            for name, parameter in getattr(part, kind).items()
-        }
-
-    def _parts(self):
-        yield from ((f"encoder{i}", encoder) for i, encoder in enumerate(self.encoders))
+    def parts(self):
+        """Every layer and chain with its name, from input to output."""
+        for i, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):
+            yield f"encoder{i}", encoder
+            yield f"down{i}", down
         yield "bottleneck", self.bottleneck
         numbers = reversed(range(self.levels - 1))
         for i, up, join, decoder in zip(numbers, self.ups, self.joins, self.decoders, strict=True):
@@ -184,6 +180,13 @@ class UNet:
             yield f"join{i}", join
             yield f"decoder{i}", decoder
         yield "head", self.head
+
+    def _named(self, kind):
+        return {
+            f"{part_name}.{name}": parameter
+            for part_name, part in self.parts()
+            for name, parameter in getattr(part, kind).items()
+        }
 
     def _check_input(self, x):
         if x.ndim != self.rank + 2 or x.shape[-1] != self.in_channels:
