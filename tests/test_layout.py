@@ -29,7 +29,7 @@ FLOORS = [
         "parameter layers",
         "models",
         "optimizers metrics data training checkpoint inference evaluation report gradcheck",
-        "experiment doctor gradcheck_cases study",
+        "experiment prediction doctor gradcheck_cases study",
         "cli",
         "__main__",
     )
