@@ -9,18 +9,18 @@ from minibrain.models.unet import UNet
 
 CHANNELS = (16, 32, 64, 128, 256)
 SMALL_CHANNELS = (16, 32, 64)
-DROPOUT = (0.1, 0.1, 0.2, 0.2, 0.3)
 SMALL_3D = {"channels": SMALL_CHANNELS, "dropout": 0.0}
+DROPOUT = (0.1, 0.1, 0.2, 0.2, 0.3)  # of a 3D network with fewer levels, the upper ones
 
 
 def brain_3d(**overrides) -> UNet:
     """The 3D reference network: 5,649,652 parameters, four modalities to four classes."""
-    return UNet(3, **_options_3d(**overrides))
+    return UNet(3, **_options_3d(overrides))
 
 
-def brain_3d_attention(**overrides) -> UNet:
+def brain_3d_attention(**overrides) -> AttentionUNet:
     """brain_3d with an attention gate on each of its four skips: 5,671,656 parameters."""
-    return AttentionUNet(3, **_options_3d(**overrides))
+    return AttentionUNet(3, **_options_3d(overrides))
 
 
 def brain_2d(**overrides) -> UNet:
@@ -52,16 +52,15 @@ def brain_2d_small(**overrides) -> UNet:
     return brain_2d(**({"channels": SMALL_CHANNELS} | overrides))
 
 
-def _options_3d(*, channels=CHANNELS, **overrides) -> dict:
-    """Fewer levels have the upper ones' rates of dropout, more repeat the last."""
-    last = len(DROPOUT) - 1
+def _options_3d(overrides) -> dict:
+    levels = len(overrides.get("channels", CHANNELS))
     options = {
         "in_channels": 4,
         "classes": 4,
-        "channels": channels,
+        "channels": CHANNELS,
         "norm": "instance",
         "up": "transposed",
-        "dropout": tuple(DROPOUT[min(level, last)] for level in range(len(channels))),
+        "dropout": tuple(DROPOUT[min(level, len(DROPOUT) - 1)] for level in range(levels)),
         "initializer": "he",
         "plain_end": True,
     }
