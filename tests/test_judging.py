@@ -241,5 +241,5 @@ def test_memory_before_a_block_does_not_count(tmp_path):
         pass
     little = read_cost(tmp_path / "cost.json")["peak_memory_bytes"]
     with measured(tmp_path / "other.json", "cpu"):
-        large = np.ones(60_000_000)
+        np.ones(60_000_000)
     assert read_cost(tmp_path / "other.json")["peak_memory_bytes"] > little + 400_000_000

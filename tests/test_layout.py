@@ -28,10 +28,10 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics bootstrap surfaces data training checkpoint inference",
-        "prediction",
-        "evaluation background report run_folder finished_run baseline cost judging comparison "
-        "environment interruption fitting",
+        "optimizers metrics bootstrap surfaces data training inference prediction environment "
+        "interruption",
+        "checkpoint evaluation background report run_folder finished_run baseline cost judging "
+        "comparison fitting",
         "experiment doctor gradcheck gradcheck_cases study",
         "cli",
         "__main__",
