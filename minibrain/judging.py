@@ -7,6 +7,7 @@ judged again at any time, and predictions that come from elsewhere are judged in
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,9 @@ def judge(
     task: Task,
     folder: RunFolder,
     *,
-    channels: Sequence[int] | None,
     seed: int,
+    channels: Sequence[int] | None = None,
+    **options,
 ) -> None:
     """Predict all that a network has not seen, write it out, and say how good it is.
 
@@ -51,10 +53,10 @@ def judge(
     train : cases that the voxel-wise classifier learns from, for comparison
     test : held-out cases
     dropped : cases set aside for the background test
-    channels : those the network was trained on, all if None
     seed : of the voxel-wise classifier
+    channels, options : of `minibrain.inference.predict`
     """
-    shown = partial(predict, model, channels=channels)
+    shown = partial(predict, model, channels=channels, **options)
     write_predictions(shown, test, folder.predictions)
     write_predictions(shown, dropped, folder.background)
     voxelwise = confusions_of(voxelwise_classifier(train, seed), test, task)
@@ -62,6 +64,7 @@ def judge(
     folder.write_summary(
         {
             "task": str(task.folder),
+            "dataset_json": sha256((task.folder / "dataset.json").read_bytes()).hexdigest(),
             "parameters": sum(p.value.size for p in model.named_parameters().values()),
             "initializer": model.initializer,
             "channels": list(names),
