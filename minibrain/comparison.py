@@ -73,15 +73,11 @@ def comparison_table(runs: Sequence[JudgedRun]) -> str:
 
 
 def _require_same_cases(first: FinishedRun, other: FinishedRun) -> None:
-    for what, ours, theirs in (
-        ("task", first.summary["task"], other.summary["task"]),
-        ("split", first.split, other.split),
-    ):
-        if ours != theirs:
-            detail = f" ({theirs}, not {ours})" if what == "task" else ""
-            raise InputError(
-                f"{other.path}: another {what} than {first.path}{detail}: expected the same"
-            )
+    if first.summary["dataset_json"] != other.summary["dataset_json"]:
+        tasks = f"of the task {other.summary['task']}, expected {first.summary['task']}"
+        raise InputError(f"{other.path}: {tasks} as {first.path}, or a copy of it")
+    if first.split != other.split:
+        raise InputError(f"{other.path}: its split of the cases is not that of {first.path}")
 
 
 def _with_difference(run: JudgedRun, first: Evaluation) -> JudgedRun:

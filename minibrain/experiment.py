@@ -146,7 +146,7 @@ def _run(config: Config, folder: RunFolder) -> None:
             trainer.fit()
     checkpoint.load_network(folder.best, model)
     unseen = test, prepared.dropped
-    judge(model, train, *unseen, task, folder, channels=config.channels, seed=config.seed)
+    judge(model, train, *unseen, task, folder, seed=config.seed, channels=config.channels)
 
 
 def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:

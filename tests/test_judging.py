@@ -44,6 +44,7 @@ def make_run(task, folder, change, **summary):
     (folder / "metrics.csv").write_text("\r\n".join(rows))
     content = {
         "task": str(task),
+        "dataset_json": "5e8dd316726b",
         "parameters": 341300,
         "initializer": "he",
         "channels": ["FLAIR", "T1w"],
@@ -165,7 +166,7 @@ def rewrite(run, **changes):
 
 
 def test_runs_over_other_data_are_refused(runs, tmp_path):
-    rewrite(runs[1], task="/data/Task02_Heart")
+    rewrite(runs[1], task="/data/Task02_Heart", dataset_json="2cf24dba5fb0")
     refused(runs[:2], tmp_path, "shifted", "/data/Task02_Heart", "expected")
 
 
@@ -223,7 +224,8 @@ def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monk
     path = Path(tmp_path, "cost.json")
     assert read_cost(path) == {"seconds": 0, "peak_memory_bytes": 0}
     monkeypatch.setattr("minibrain.cost.time.perf_counter", iter([10, 12.5, 100, 101]).__next__)
-    monkeypatch.setattr("minibrain.cost._peak", iter([700, 300]).__next__)
+    peaks = iter([700, 300])
+    monkeypatch.setattr("minibrain.cost._peak", lambda device: next(peaks))
     with pytest.raises(ZeroDivisionError), measured(path, "cpu"):
         raise ZeroDivisionError
     assert read_cost(path) == {"seconds": 2.5, "peak_memory_bytes": 700}
