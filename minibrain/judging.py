@@ -187,7 +187,8 @@ def write_report(
 
 
 def _pairs(task: Task, folder: Path, names: Sequence[str]):
-    return tqdm(read_pairs(task, folder, names), "score", len(names), unit="case")
+    pairs = read_pairs(task, folder, names)
+    return tqdm(pairs, f"score {folder.name}", len(names), unit="case", leave=False)
 
 
 def _write_results(
