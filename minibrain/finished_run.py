@@ -38,6 +38,12 @@ class FinishedRun:
         return self.path / "background"
 
     @property
+    def baseline(self) -> float | None:
+        """Mean foreground IoU, pooled, of the voxel-wise classifier on the held-out cases."""
+        scores = self.summary.get("voxelwise classifier")
+        return scores and scores["iou"]["pooled_foreground_mean"]
+
+    @property
     def settings(self) -> dict[str, dict]:
         """The rows of the reference's comparison: what to show, and a value to sort by."""
         config, summary = self.config, self.summary

@@ -118,9 +118,7 @@ def judge_run(path: str | Path, data: str | Path | None = None) -> Path:
     if judged.background:
         summary["background"] = judged.background.summary()
     report = _write_results(run.path, task, judged, run.predictions, summary)
-    if "voxelwise classifier" in summary:
-        baseline = summary["voxelwise classifier"]["iou"]["pooled_foreground_mean"]
-        print(f"\nvoxel-wise classifier without context: {_number(baseline)}")
+    print(f"\nvoxel-wise classifier without context: {_number(run.baseline)}")
     iou = summary["network"]["iou"]["pooled_foreground_mean"]
     print(f"held-out mean foreground IoU: {_number(iou)}")
     return report
@@ -160,10 +158,15 @@ def judge_predictions(
 
 def score_run(run: FinishedRun, task: Task) -> JudgedRun:
     """Score the held-out cases of a run, and its background test if it has predicted one."""
-    evaluation = evaluate(_pairs(task, run.predictions, run.split.test), task.classes)
     names = [case.name for case in task.training if find_prediction(run.background, case.name)]
-    background = false_alarms(_pairs(task, run.background, names)) if names else None
-    return JudgedRun(run.path.resolve().name, evaluation, run.settings, run.history, background)
+    return JudgedRun(
+        name=run.path.resolve().name,
+        evaluation=evaluate(_pairs(task, run.predictions, run.split.test), task.classes),
+        settings=run.settings,
+        history=run.history,
+        background=false_alarms(_pairs(task, run.background, names)) if names else None,
+        baseline=run.baseline,
+    )
 
 
 def write_report(

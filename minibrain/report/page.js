@@ -27,11 +27,11 @@ function header() {
       element("h1", {}, data.title),
       element("p", { class: "quiet" }, `${data.task}: ${count(data.cases)} held-out cases, judged in the space of their files.`),
       element("ul", { class: "legend" }, names),
-      several ? null : tiles(runs[0].scores)),
+      several ? null : tiles(runs[0])),
   ];
 }
 
-function tiles(scores) {
+function tiles({ scores, baseline }) {
   const tile = (score, field, label, note) => element("div", { class: "tile" },
     element("span", {}, label), element("strong", {}, number(scores[score][field])),
     between(scores[score][`${field}_interval`]), element("small", { style: { display: "block" } }, note));
@@ -39,7 +39,9 @@ function tiles(scores) {
     tile("dice", "pooled_foreground_mean", "Mean Dice", "pooled, without background"),
     tile("iou", "pooled_foreground_mean", "Mean IoU", "pooled, without background"),
     tile("dice", "per_case_foreground_mean", "Mean Dice", "per case, without background"),
-    tile("iou", "pooled_mean", "Mean IoU", "pooled, with background"));
+    tile("iou", "pooled_mean", "Mean IoU", "pooled, with background"),
+    baseline === null ? null : element("div", { class: "tile quiet" }, element("span", {}, "Without context"), element("strong", {}, number(baseline)),
+      element("small", { style: { display: "block" } }, "mean IoU of a classifier that sees single voxels, pooled, without background")));
 }
 
 function comparison() {

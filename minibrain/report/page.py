@@ -35,6 +35,7 @@ class JudgedRun:
     history : one dict an epoch, as in metrics.csv; may be empty
     background : of the cases set aside, if there are any
     difference : of the mean foreground Dice from the first run, with its interval
+    baseline : mean foreground IoU, pooled, of the classifier that sees single voxels
     """
 
     name: str
@@ -43,6 +44,7 @@ class JudgedRun:
     history: Sequence[dict] = ()
     background: FalseAlarms | None = None
     difference: dict | None = None
+    baseline: float | None = None
 
 
 def write_page(
@@ -95,6 +97,7 @@ def _run_as_dict(run: JudgedRun) -> dict:
         "history": [{key: plain(value) for key, value in row.items()} for row in run.history],
         "background": run.background and run.background.summary(),
         "difference": run.difference,
+        "baseline": run.baseline,
     }
 
 
