@@ -6,6 +6,7 @@ what they call when they are called: `minibrain --help` need not wait for plots 
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(call: Callable[[], int | None]) -> int:
-    """What the user can mend is one line on stderr and exit code 2."""
+    """What the user can mend is one line on stderr and exit code 2; a warning is one line, too."""
     try:
-        return call() or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return call() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(error if str(error) else "interrupted", file=sys.stderr)
         return 128 + getattr(error, "number", SIGINT)
+
+
+def _show_warning(message, *_) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _verb(verbs, name: str, purpose: str, example: str, call: Callable) -> argparse.ArgumentParser:

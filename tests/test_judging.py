@@ -3,11 +3,13 @@
 import csv
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from minibrain import cli
 from minibrain.comparison import compare
 from minibrain.cost import measured, read_cost
 from minibrain.data import nifti, phantom, split
@@ -197,6 +199,40 @@ def refused(paths, tmp_path, *words):
     assert "\n" not in message
     assert all(word in message for word in words), message
     assert not (tmp_path / "out").exists()
+
+
+# On the command line
+
+
+def test_the_verbs_lead_here(runs, task, tmp_path, capsys):
+    assert cli.main(["evaluate", str(runs[0])]) == 0
+    assert "held-out mean foreground IoU: 1.000" in capsys.readouterr().out
+    predictions = str(runs[1] / "predictions")
+    out = str(tmp_path / "out")
+    assert cli.main(["evaluate", predictions, "--data", str(task), "--output", out]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+    assert cli.main(["compare", str(runs[0]), str(runs[1]), "--output", out]) == 0
+    assert (tmp_path / "out" / "comparison.html").exists()
+
+
+def test_their_errors_are_one_line(runs, tmp_path, capsys):
+    for arguments, words in (
+        (["evaluate", str(tmp_path)], "expected --data"),
+        (["evaluate", str(runs[0]), "--output", "x"], "expected no other"),
+        (["compare", str(runs[0])], "two or more"),
+    ):
+        assert cli.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert words in error
+
+
+def test_a_warning_is_one_line(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli._exit_code(lambda: warnings.warn("channel 2 is constant", stacklevel=2)) == 0
+    assert capsys.readouterr().err == "warning: channel 2 is constant\n"
 
 
 # What is known of a run
