@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minibrain import checkpoint, evaluation, models
-from minibrain.arrays import PRECISIONS, find_device
+from minibrain.arrays import find_device, precision_dtype
 from minibrain.data import phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
@@ -179,9 +179,7 @@ def _check(config: Config) -> None:
             raise InputError(f"{name}: got {found}, expected a finite number above 0")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
-    if config.precision not in PRECISIONS:
-        expected = ", ".join(PRECISIONS)
-        raise InputError(f"precision: got {config.precision!r}, expected one of {expected}")
+    precision_dtype(config.precision)
 
 
 def _open_task(config: Config, parent: Path) -> Task:
@@ -224,7 +222,7 @@ def _make_model(config: Config, task: Task) -> models.UNet:
         in_channels=len(channels),
         classes=len(task.classes),
         seed=config.seed,
-        dtype=PRECISIONS[config.precision],
+        dtype=precision_dtype(config.precision),
     )
     return model.to(config.device)
 
