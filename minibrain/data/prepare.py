@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class PreparedCase:
     folder: Path
     voxels: tuple[int, ...]  # per class, within the box
     geometry: Geometry
+    checksum: int  # of both arrays
 
     @property
     def tumour_fraction(self) -> float:
@@ -83,6 +85,13 @@ class Prepared:
 
     cases: tuple[PreparedCase, ...]
     dropped: tuple[PreparedCase, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the prepared cases' names and content, wherever they lie."""
+        cases = sorted(self.cases + self.dropped, key=lambda case: case.name)
+        content = [(c.name, c.voxels, asdict(c.geometry), c.checksum) for c in cases]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def prepare(
@@ -115,7 +124,10 @@ def prepare(
         except OSError as error:
             raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
         cases = _prepare_cases(task, folder, recipe, workers, progress)
-        index = [{"name": c.name, "voxels": c.voxels, **asdict(c.geometry)} for c in cases]
+        index = [
+            {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}
+            for c in cases
+        ]
         with replacing(folder / "index.json") as file:
             file.write(json.dumps(index, indent=1).encode())
     least = LEAST_TUMOUR if recipe == "reference" else 0
@@ -156,29 +168,31 @@ def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     return cut(canonical, geometry.box)
 
 
-def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray:
+def restore(prediction: np.ndarray, case: PreparedCase | Geometry, outside=0) -> np.ndarray:
     """Put a prediction back where it belongs in the file: the inverse of `crop`.
 
     Parameters
     ----------
-    prediction : (X, Y, Z) labels in the prepared space of the case
+    prediction : (X, Y, Z) labels or (X, Y, Z, C) probabilities in the prepared space of the case
     case : the prepared case, or its geometry alone
+    outside : what the voxels outside the box are, one value or one per channel
 
     Returns
     -------
-    restored : in the original shape and orientation, zero outside the box; same dtype
+    restored : in the original shape and orientation; same dtype
 
     Raises
     ------
     InputError : the prediction does not have the shape of the prepared case
     """
     geometry = case.geometry if isinstance(case, PreparedCase) else case
-    if prediction.shape != geometry.prepared_shape:
+    if prediction.shape[:3] != geometry.prepared_shape:
         expected = geometry.prepared_shape
         raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")
-    restored = np.zeros(geometry.shape, prediction.dtype)
+    shape = (*geometry.shape, *prediction.shape[3:])
+    restored = np.full(shape, outside, prediction.dtype)
     canonical, _ = to_canonical(restored, np.array(geometry.affine))  # a view: writing writes both
-    inside_box, inside_volume = common_part(geometry.box, canonical.shape)
+    inside_box, inside_volume = common_part(geometry.box, canonical.shape[:3])
     canonical[inside_volume] = prediction[inside_box]
     return restored
 
@@ -207,7 +221,8 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         error.add_note(f"while preparing case {case.name}")
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
-    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry)
+    checksum = zlib.crc32(label, zlib.crc32(image))
+    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
 
 
 def _require_recipe(recipe: str) -> None:
@@ -284,7 +299,8 @@ def _read_index(folder: Path, names: list[str]) -> list[PreparedCase] | None:
 def _case_from(record: dict, folder: Path) -> PreparedCase:
     affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
     geometry = Geometry(tuple(record["shape"]), affine, box)
-    case = PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry)
+    voxels, checksum = tuple(record["voxels"]), record["checksum"]
+    case = PreparedCase(record["name"], folder, voxels, geometry, checksum)
     if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
         raise ValueError("an array has not the shape that the index says")
     return case
