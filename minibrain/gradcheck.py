@@ -84,8 +84,10 @@ def gradcheck_layer(layer, x, *, step=0, seed=0) -> list[GradientCheck]:
     Parameters
     ----------
     layer : has forward(x, training, step) -> (y, saved), backward(dy, saved) -> dx, and
-        `parameters` or `named_parameters()`, a dict of Parameter
+        `parameters` or `named_parameters()`, a dict of Parameter on the CPU
     x : (N, *S, C)
+    step : a part of the dropout key
+    seed : as in gradcheck
     """
     layer, rng = deepcopy(layer), _generator(seed)
     parameters = _parameters(layer)
