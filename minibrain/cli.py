@@ -134,22 +134,22 @@ def train(network: str, resume: str | None, **options) -> None:
 
 
 def _gradcheck(verbs) -> None:
-    _verb(
+    add = _verb(
         verbs,
         "gradcheck",
         "check gradients: backward against the slope of forward",
         "minibrain gradcheck conv InstanceNormReLU brain_2d",
         gradcheck,
-    ).add_argument(
-        "names", nargs="*", metavar="NAME", help="operations, layers or presets; left out, all"
-    )
+    ).add_argument
+    add("names", nargs="*", metavar="NAME", help="operations, layers or presets; left out, all")
+    add("--seed", type=int, default=0, metavar="N", help="of the directions (default 0)")
 
 
-def gradcheck(names: Sequence[str]) -> int:
+def gradcheck(names: Sequence[str], seed: int) -> int:
     """Print the table; 1 if a gradient is wrong."""
     from minibrain.gradcheck_cases import run
 
-    return 0 if run(names) else 1
+    return 0 if run(names, seed) else 1
 
 
 def _explain(verbs) -> None:
