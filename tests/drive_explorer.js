@@ -5,11 +5,14 @@ const problems = [];
 window.addEventListener("error", (event) => problems.push(event.message));
 window.addEventListener("unhandledrejection", (event) => problems.push(String(event.reason)));
 const counts = {};
-const pause = () => new Promise((go) => setTimeout(go, 30));
+const pause = (ms = 30) => new Promise((go) => setTimeout(go, ms));
 function look(where) {
   counts[where] = (counts[where] ?? 0) + 1;
   const section = document.querySelector("main > section:not([hidden])");
   const text = section.textContent;
+  const measured = where === "network" || counts[where] % 20 === 1; // it takes a layout
+  const beyond = measured ? document.documentElement.scrollWidth - innerWidth : 0;
+  if (beyond > 0) problems.push(`${where}: ${beyond} pixels wider than the window`);
   const found = text.match(/.{0,40}(NaN|undefined|Infinity|\[object).{0,40}/);
   if (found) problems.push(`${where}: ${found[0]}`);
   for (const node of section.querySelectorAll("svg *")) {
@@ -32,6 +35,24 @@ function every(sliders, where) {
   }
 }
 const inRoom = (name) => [...document.querySelectorAll(`#${name} input[type=range]`)];
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+/** The arrows move the slider by one, space plays and stops. */
+async function stepAndPlay(name, slider) {
+  const steps = [];
+  press("Home");
+  move(slider, slider.min);
+  for (const key of ["ArrowRight", "ArrowRight", "ArrowLeft"]) {
+    press(key);
+    steps.push(+slider.value);
+  }
+  press(" ");
+  await pause(1500);
+  steps.push(+slider.value);
+  press(" ");
+  await pause(1500);
+  steps.push(+slider.value);
+  if (String(steps) !== "1,2,1,3,3") problems.push(`${name}: keys went ${steps}`);
+}
 async function drive() {
   for (const name of ["network", "convolution", "loss"]) {
     location.hash = name;
@@ -63,8 +84,9 @@ async function drive() {
       button.click();
       look(name);
     }
+    if (name !== "loss") await stepAndPlay(name, name === "network" ? sliders[0] : sliders[6]);
     for (const key of ["ArrowRight", "ArrowLeft", " ", " ", "Home", "End"]) {
-      document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      press(key);
       look(name);
     }
     document.getElementById("theme").click();

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -48,7 +49,8 @@ def data():
     trace = trace_step(model, Adam(model.named_parameters()), images, labels, 0, picture)
     scene = {"image": images, "labels": labels[..., None], "prediction": labels[..., None]}
     scene = {name: picture(array).as_json() for name, array in scene.items()}
-    return {"title": HOSTILE, **trace_data(trace), "scene": scene}
+    names = {"channels": list("abcd"), "classes": ["none", HOSTILE, "other", "third"]}
+    return {"title": HOSTILE, **trace_data(trace), "scene": scene, **names}
 
 
 class Elements(HTMLParser):
@@ -284,12 +286,13 @@ def test_every_slider_at_its_extremes_in_a_browser(data, tmp_path):
     if browser is None:
         pytest.skip("no Chromium is here")
     driven = tmp_path / "driven.html"
-    driven.write_text(page("driven", data).replace("</body>", f"<script>{DRIVE}</script></body>"))
+    driven.write_text(page(HOSTILE, data).replace("</body>", f"<script>{DRIVE}</script></body>"))
     done = subprocess.run(
         [
             *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000"),
+            "--window-size=500,900",
             *("--dump-dom", driven.as_uri()),
         ],
         capture_output=True,
@@ -297,7 +300,7 @@ def test_every_slider_at_its_extremes_in_a_browser(data, tmp_path):
         timeout=120,
     )
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
-    result = json.loads(title.replace("&quot;", '"').replace("&amp;", "&"))
+    result = json.loads(unescape(title))
     assert result["problems"] == []
     counts = result["counts"]
     assert counts["convolution"] > 6 * 64
@@ -335,6 +338,7 @@ def test_explain_takes_a_case_of_a_task(tmp_path):
     z = int(volume.depth * volume.labels.shape[3])
     assert np.array_equal(flat.labels, volume.labels[:, :, :, z])
     assert np.array_equal(flat.images, volume.images[:, :, :, z, ::2])
+    assert flat.channels == ("FLAIR", "t1gd")
     assert (flat.labels > 0).sum() == (volume.labels > 0).sum(axis=(0, 1, 2)).max()
     with pytest.raises(InputError, match=r"'BRATS_009'.*TASK/CASE such as .*BRATS_001"):
         load_case(f"{task}/BRATS_009", None, rank=3)
@@ -364,6 +368,6 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, data, monkeypatch):
     monkeypatch.setattr("minibrain.study.page.page", lambda *_: 1 / 0)
     trace = type("Broken", (), {})()
     with pytest.raises((ZeroDivisionError, AttributeError)):
-        write_page(path, "title", trace, {})
+        write_page(path, "title", trace, {}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
     assert path.read_text() == "before"
