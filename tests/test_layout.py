@@ -28,8 +28,9 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training checkpoint inference evaluation report gradcheck",
-        "experiment prediction doctor gradcheck_cases study",
+        "optimizers metrics data training checkpoint inference evaluation report run_folder",
+        "experiment doctor gradcheck gradcheck_cases study",
+        "prediction",
         "cli",
         "__main__",
     )

@@ -210,3 +210,18 @@ def test_the_small_networks_are_the_reference_with_three_levels(preset, shape):
     network = preset()
     assert network.levels == 3
     assert network.forward(np.zeros(shape, np.float32))[0].shape == (*shape[:-1], 4)
+
+
+@pytest.mark.parametrize("preset", [brain_3d, brain_2d, brain_3d_small, brain_2d_small])
+@pytest.mark.parametrize("channels", [(4, 8), (2, 2, 2, 2, 2)])
+def test_a_preset_for_another_task(preset, channels):
+    network = preset(in_channels=3, classes=5, channels=channels)
+    x = np.zeros((1, *(32,) * network.rank, 3), np.float32)
+    assert network.forward(x)[0].shape == (*x.shape[:-1], 5)
+
+
+def test_dropout_follows_the_levels():
+    network = brain_3d(channels=(2, 2, 2, 2, 2, 2))
+    blocks = [*network.encoders, network.bottleneck, *network.decoders]
+    rates = [block.layers["norm1"].rate for block in blocks]
+    assert rates == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1]

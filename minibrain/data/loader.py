@@ -5,7 +5,7 @@ are drawn by seed and epoch; a volume or a slice is the same for all.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -33,6 +33,11 @@ class VolumeSamples:
 
     def __len__(self) -> int:
         return len(self.cases)
+
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """(X, Y, Z) into which every sample fits; no voxels are read for it."""
+        return _largest(self.cases)
 
     def name(self, index: int) -> str:
         return self.cases[index].name
@@ -72,6 +77,11 @@ class SliceSamples:
 
     def __len__(self) -> int:
         return len(self.slices)
+
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """(X, Y) into which every sample fits; no voxels are read for it."""
+        return _largest(case for case, _ in self.slices)[:2]
 
     def name(self, index: int) -> str:
         return self.slices[index][0].name
@@ -163,6 +173,11 @@ def batches(
         np.random.default_rng([seed, epoch, 0, 1]).shuffle(order)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return Batches(samples, groups, seed=seed, epoch=epoch, training=training)
+
+
+def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
+    shapes = {case.geometry.prepared_shape for case in cases}
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:

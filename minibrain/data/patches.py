@@ -53,6 +53,10 @@ class PatchSamples:
     def __len__(self) -> int:
         return len(self.cases)
 
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        return self.patch_size
+
     def name(self, index: int) -> str:
         return self.cases[index].name
 

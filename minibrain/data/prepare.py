@@ -69,12 +69,12 @@ class PreparedCase:
     @property
     def image(self) -> np.ndarray:
         """(X, Y, Z, C) float32, RAS+, normalised; read-only."""
-        return np.load(self.folder / f"{self.name}.image.npy", mmap_mode="r")
+        return _map(self.folder / f"{self.name}.image.npy")
 
     @property
     def label(self) -> np.ndarray:
         """(X, Y, Z) uint8, RAS+; read-only."""
-        return np.load(self.folder / f"{self.name}.label.npy", mmap_mode="r")
+        return _map(self.folder / f"{self.name}.label.npy")
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,12 @@ def prepare(
     if workers < 1:
         raise InputError(f"workers: got {workers}, expected 1 or more")
     folder = Path(cache) / _fingerprint(task, recipe)
-    cases = _read_index(folder)
+    cases = _read_index(folder, [case.name for case in task.training])
     if cases is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
         cases = _prepare_cases(task, folder, recipe, workers, progress)
         index = [{"name": c.name, "voxels": c.voxels, **asdict(c.geometry)} for c in cases]
         with replacing(folder / "index.json") as file:
@@ -262,14 +265,28 @@ def _fingerprint(task: Task, recipe: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_index(folder: Path) -> list[PreparedCase] | None:
-    """The cases of a complete preparation, or None."""
-    if not (folder / "index.json").exists():
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a prepared array: {reason}") from error
+
+
+def _read_index(folder: Path, names: list[str]) -> list[PreparedCase] | None:
+    """The cases with these names, if all are there and as the index says."""
+    try:
+        records = json.loads((folder / "index.json").read_bytes())
+        cases = [_case_from(record, folder) for record in records]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    cases = []
-    for record in json.loads((folder / "index.json").read_bytes()):
-        affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
-        geometry = Geometry(tuple(record["shape"]), affine, box)
-        cases.append(PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry))
-    arrays = (folder / f"{case.name}.{kind}.npy" for case in cases for kind in ("image", "label"))
-    return cases if all(path.exists() for path in arrays) else None
+    return cases if [case.name for case in cases] == names else None
+
+
+def _case_from(record: dict, folder: Path) -> PreparedCase:
+    affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
+    geometry = Geometry(tuple(record["shape"]), affine, box)
+    case = PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry)
+    if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
+        raise ValueError("an array has not the shape that the index says")
+    return case

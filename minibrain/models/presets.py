@@ -1,7 +1,7 @@
 """The two reference networks, the 3D one with attention gates, and a small one of each for a
 machine without a GPU.
 
-Every keyword of `UNet` can be given to override the preset's.
+Every keyword of `UNet` can be given to override the preset's, `in_channels` and `classes` too.
 """
 
 from minibrain.models.attention_unet import AttentionUNet
@@ -9,37 +9,32 @@ from minibrain.models.unet import UNet
 
 CHANNELS = (16, 32, 64, 128, 256)
 SMALL_CHANNELS = (16, 32, 64)
-BRAIN_3D = {
-    "channels": CHANNELS,
-    "norm": "instance",
-    "up": "transposed",
-    "dropout": (0.1, 0.1, 0.2, 0.2, 0.3),
-    "initializer": "he",
-    "plain_end": True,
-}
 SMALL_3D = {"channels": SMALL_CHANNELS, "dropout": 0.0}
+DROPOUT = (0.1, 0.1, 0.2, 0.2, 0.3)  # of a 3D network with fewer levels, the upper ones
 
 
 def brain_3d(**overrides) -> UNet:
     """The 3D reference network: 5,649,652 parameters, four modalities to four classes."""
-    return UNet(3, 4, 4, **(BRAIN_3D | overrides))
+    return UNet(3, **_options_3d(overrides))
 
 
-def brain_3d_attention(**overrides) -> UNet:
+def brain_3d_attention(**overrides) -> AttentionUNet:
     """brain_3d with an attention gate on each of its four skips: 5,671,656 parameters."""
-    return AttentionUNet(3, 4, 4, **(BRAIN_3D | overrides))
+    return AttentionUNet(3, **_options_3d(overrides))
 
 
 def brain_2d(**overrides) -> UNet:
     """The 2D reference network: 1,962,532 parameters, FLAIR and T1gd to four classes."""
     options = {
+        "in_channels": 2,
+        "classes": 4,
         "channels": CHANNELS,
         "norm": "none",
         "up": "nearest",
         "dropout": 0.0,
         "initializer": "glorot",
     }
-    return UNet(2, 2, 4, **(options | overrides))
+    return UNet(2, **(options | overrides))
 
 
 def brain_3d_small(**overrides) -> UNet:
@@ -55,3 +50,18 @@ def brain_3d_attention_small(**overrides) -> UNet:
 def brain_2d_small(**overrides) -> UNet:
     """brain_2d with its three upper levels: 118,180 parameters."""
     return brain_2d(**({"channels": SMALL_CHANNELS} | overrides))
+
+
+def _options_3d(overrides) -> dict:
+    levels = len(overrides.get("channels", CHANNELS))
+    options = {
+        "in_channels": 4,
+        "classes": 4,
+        "channels": CHANNELS,
+        "norm": "instance",
+        "up": "transposed",
+        "dropout": tuple(DROPOUT[min(level, len(DROPOUT) - 1)] for level in range(levels)),
+        "initializer": "he",
+        "plain_end": True,
+    }
+    return options | overrides

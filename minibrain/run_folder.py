@@ -1,0 +1,134 @@
+"""The folder of a run: who may write to it, what lies where in it, and everything written there.
+
+config.json, splits.json        what was asked for, and which case is in which part
+task.json                       the names of the task, its channels and its classes
+metrics.csv, progress.png       a row and a point for every epoch
+checkpoints/                    best.npz and last.npz
+predictions/, pictures/         CASE.nii.gz and CASE.png of the held-out cases
+summary.json                    their scores
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from minibrain import checkpoint
+from minibrain.data import split
+from minibrain.data.decathlon import Task
+from minibrain.errors import InputError
+from minibrain.files import Lock, replacing
+from minibrain.report.plots import plot_progress
+
+
+class RunFolder:
+    """A folder that one process writes to: from `claim` until the end of the `with` block.
+
+    What fails there (a full disk, missing permissions) is an InputError that names the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.splits = path / "config.json", path / "splits.json"
+        self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
+        self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
+        self.task, self.summary = path / "task.json", path / "summary.json"
+        self._lock = Lock(path / ".lock")
+
+    @classmethod
+    def claim(cls, output: str | None, network: str) -> "RunFolder":
+        """Make the folder of a new run; no other run can claim the same.
+
+        Parameters
+        ----------
+        output : a new or empty folder; if None, the first of runs/NETWORK-1, runs/NETWORK-2, ...
+            that is not there yet
+
+        Raises
+        ------
+        InputError : the folder is in use, holds anything, or cannot be made
+        """
+        path = Path("runs", f"{network}-1") if output is None else Path(output)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if output is None:
+                return cls(_make_first_free(path.parent, network))
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+        if not any(path.iterdir()) or (path / ".lock").exists():
+            folder = cls(path)
+            if folder._is_unused():
+                return folder
+            folder._lock.release()
+        raise InputError(f"{path}: already there, expected a new or empty folder for the run")
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Let others in; a run that has ended before it wrote anything leaves no folder."""
+        if self._is_unused():
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+        self._lock.release()
+
+    def start(self, config: dict, parts: split.Split) -> None:
+        """Write what is known before the first step."""
+        for name in ("checkpoints", "predictions", "pictures"):
+            (self.path / name).mkdir()
+        _write_json(self.config, config)
+        split.save(parts, self.splits)
+
+    def record(self, history: Sequence[dict], model, optimizer, *, best: bool) -> None:
+        """Write what is known after an epoch.
+
+        Parameters
+        ----------
+        history : one dict an epoch, the last of them new
+        best : this epoch's network is the best so far
+        """
+        if best:
+            checkpoint.save(self.best, model, optimizer, history[-1])
+        checkpoint.save(self.last, model, optimizer, history[-1])
+        table = io.StringIO()
+        rows = csv.DictWriter(table, history[-1])
+        rows.writeheader()
+        rows.writerows(history)
+        with replacing(self.metrics) as file:
+            file.write(table.getvalue().encode())
+        plot_progress(history, self.progress)
+
+    def write_task(self, task: Task) -> None:
+        """What predicting must know of the task, which may be elsewhere by then."""
+        names = {"name": task.name, "channels": task.channels, "classes": task.classes}
+        _write_json(self.task, names)
+
+    def prediction(self, case: str) -> Path:
+        return self.path / "predictions" / f"{case}.nii.gz"
+
+    def picture(self, case: str) -> Path:
+        return self.path / "pictures" / f"{case}.png"
+
+    def write_summary(self, summary: dict) -> None:
+        _write_json(self.summary, summary)
+
+    def _is_unused(self) -> bool:
+        return {path.name for path in self.path.iterdir()} <= {".lock"}
+
+
+def _make_first_free(parent: Path, stem: str) -> Path:
+    """Of several programs at once, each makes another."""
+    for number in count(1):
+        with suppress(FileExistsError):
+            path = parent / f"{stem}-{number}"
+            path.mkdir()
+            return path
+
+
+def _write_json(path: Path, value) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1).encode())
