@@ -1,29 +1,30 @@
 """The road from a task folder to numbers: check, prepare, split, train, evaluate, predict."""
 
 import json
-from collections.abc import Sequence
+import os
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from minibrain import checkpoint, evaluation, models
 from minibrain.arrays import PRECISIONS, find_device
 from minibrain.data import phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
-from minibrain.data.loader import SliceSamples, VolumeSamples, batches
+from minibrain.data.loader import SliceSamples, VolumeSamples
 from minibrain.data.patches import PatchSamples
 from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
+from minibrain.fitting import Trainer
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict, predict_logits
 from minibrain.metrics import confusion_matrix, summarize
-from minibrain.optimizers import Adam, HalveOnPlateau
 from minibrain.run_folder import RunFolder
-from minibrain.training import estimate_memory, train_step
+from minibrain.training import estimate_memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Config:
     every: int = 1
     patch_size: tuple[int, int, int] | None = None
     halve_on_plateau: bool = False
+    clip_norm: float | None = None
     phantom_cases: int = 24
     phantom_size: tuple[int, int, int] = (240, 240, 155)
     phantom_family: str = "a"
@@ -107,61 +109,64 @@ def run(config: Config) -> Path:
     """
     _check(config)
     config = replace(config, device=find_device(config.device))
+    if config.data:
+        config = replace(config, data=os.path.abspath(config.data))
     with RunFolder.claim(config.output, config.network) as folder:
-        config = replace(config, output=str(folder.path))
-        task = _open_task(config, folder.path.parent)
-        cases = _prepare(config, task, folder.path.parent / "prepared")
-        parts = split.split_cases(cases, seed=config.seed)
-        train, validation, test = (_select(cases, names) for names in parts)
-        print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
-
-        model, samples = make_model(config, task), _samples(config, train)
-        check_windows(model, config.patch_size)
-        _print_memory(config, model, samples)
-        folder.write_task(task)
-        folder.start(asdict(config), parts)
-        # One block's matrix product is too small to share: more BLAS threads only wait.
-        with threadpool_limits(limits=1, user_api="blas"):
-            fit(config, model, samples, validation, folder)
-
-        checkpoint.load_network(folder.best, model)
-        predicting = partial(predict, model, **_seen(config))
-        evaluation.judge(predicting, train, test, task, folder, seed=config.seed)
+        _run(replace(config, output=str(folder.path)), folder)
     return folder.path
 
 
-def fit(config: Config, model, samples, validation, folder: RunFolder) -> None:
-    """Train for all epochs; after each one validate, and write metrics, plot and checkpoints."""
-    optimizer = Adam(model.named_parameters(), learning_rate=config.learning_rate)
-    schedule = HalveOnPlateau(optimizer) if config.halve_on_plateau else None
-    history, best, waited = [], float("-inf"), 0.0
-    steps = -(-len(samples) // config.batch_size)
-    with tqdm(total=config.epochs * steps, desc="train", unit="step") as bar:
-        for epoch in range(config.epochs):
-            losses = []
-            epoch_batches = batches(
-                samples, config.batch_size, seed=config.seed, epoch=epoch, training=True
-            )
-            for batch in epoch_batches:
-                loss = train_step(model, optimizer, batch.images, batch.labels, optimizer.steps)
-                losses.append(loss)
-                bar.update()
-                bar.set_postfix(_postfix(losses, history))
-            waited += epoch_batches.waited
-            row = {"epoch": epoch + 1, "train_loss": float(np.mean(losses))}
-            row |= validate(config, model, validation)
-            history.append(row | {"learning_rate": optimizer.learning_rate})
-            if schedule:
-                schedule.update(row["validation_loss"])
-            iou = row["validation_iou"]
-            better = iou > best or epoch == 0  # the first is kept even if its IoU is NaN
-            best = iou if iou > best else best
-            folder.record(history, model, optimizer, best=better)
-            bar.set_postfix(_postfix(losses, history))
-    print(f"waited {waited:.1f} s for data")
+def resume(path: str, **changes) -> Path:
+    """Go on with a run that has ended in whatever way, as if it had not.
+
+    Parameters
+    ----------
+    path : folder of the run
+    changes : of its configuration; those that would make the result another's are refused
+
+    Raises
+    ------
+    InputError : as `run`; also if the run still goes on, or its data or configuration changed
+    """
+    with RunFolder.reopen(path) as folder:
+        config = replace(read_config(folder.config), output=str(folder.path), **changes)
+        _check(config)
+        _run(replace(config, device=find_device(config.device)), folder)
+    return folder.path
 
 
-def validate(config: Config, model, cases) -> dict:
+def _run(config: Config, folder: RunFolder) -> None:
+    """Train from where the folder's last checkpoint stands, and judge."""
+    task = _open_task(config, folder.path.parent)
+    prepared = _prepare(config, task, folder.path.parent / "prepared")
+    parts = _split(config, prepared.cases, folder)
+    train, validation, test = (_select(prepared.cases, names) for names in parts)
+    print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
+
+    model, samples = make_model(config, task), _samples(config, train)
+    check_windows(model, config.patch_size)
+    _print_memory(config, model, samples)
+    # One block's matrix product is too small to share: more BLAS threads only wait.
+    with threadpool_limits(limits=1, user_api="blas"):
+        trainer = Trainer(
+            asdict(config),
+            f"{prepared.fingerprint}-{zlib.crc32(json.dumps(parts).encode()):08x}",
+            model,
+            samples,
+            partial(validate, config, model),
+            validation,
+            folder,
+        )
+        trainer.restore()
+        folder.write_task(task)
+        folder.start(asdict(config), parts)
+        trainer.fit()
+    checkpoint.load_network(folder.best, model)
+    predicting = partial(predict, model, **_seen(config))
+    evaluation.judge(predicting, train, test, task, folder, seed=config.seed)
+
+
+def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
     """Mean loss and pooled mean foreground IoU over whole prepared cases."""
     losses, confusions = [], []
     for case in cases:
@@ -186,15 +191,22 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
 
 
+def _split(config: Config, cases: Sequence[PreparedCase], folder: RunFolder) -> split.Split:
+    """Drawn anew, or as the folder has it."""
+    if folder.splits.exists():
+        return split.load(folder.splits, {case.name for case in cases})
+    return split.split_cases(cases, seed=config.seed)
+
+
 def _seen(config: Config) -> dict:
     """What of a volume the network is shown at a time, for inference."""
     return {"channels": config.channels, "patch_size": config.patch_size}
 
 
 def _check(config: Config) -> None:
-    for name in ("epochs", "batch_size", "learning_rate"):
-        if not 0 < getattr(config, name) < float("inf"):
-            found = getattr(config, name)
+    for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
+        found = getattr(config, name)
+        if found is not None and not 0 < found < float("inf"):
             raise InputError(f"{name}: got {found}, expected a finite number above 0")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
@@ -213,7 +225,7 @@ def _open_task(config: Config, parent: Path) -> Task:
     return task
 
 
-def _prepare(config: Config, task: Task, cache: Path) -> tuple[PreparedCase, ...]:
+def _prepare(config: Config, task: Task, cache: Path) -> prepare.Prepared:
     prepared = prepare.prepare(task, cache, recipe=config.recipe)
     left, dropped = len(prepared.cases), len(prepared.dropped)
     if dropped:
@@ -223,7 +235,7 @@ def _prepare(config: Config, task: Task, cache: Path) -> tuple[PreparedCase, ...
             f"{task.folder}: {left} cases are left after {dropped} with under 1 % tumour were set "
             "aside, expected at least 3: to train, to validate and to test"
         )
-    return prepared.cases
+    return prepared
 
 
 def _phantom_task(config: Config, parent: Path) -> Path:
@@ -271,8 +283,3 @@ def _print_memory(config: Config, model, samples) -> None:
 
 def _memory_text(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _postfix(losses, history) -> dict:
-    iou = f"{history[-1]['validation_iou']:.3f}" if history else "–"
-    return {"loss": f"{np.mean(losses):.3f}", "IoU": iou}

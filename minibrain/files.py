@@ -16,8 +16,12 @@ except ImportError:  # not a POSIX system: there, a lock names its owner but kee
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, keep: Path | None = None) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` only when it is complete and on the disk.
+
+    Parameters
+    ----------
+    keep : the name that the former file gets, in the same folder; it is lost if None
 
     Raises
     ------
@@ -31,6 +35,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if keep and path.exists():
+                os.replace(path, keep)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ def run(names: Iterable[str] = ()) -> bool:
     for name in names:
         if name not in known:
             raise InputError(f"gradcheck knows no {name!r}; it knows {', '.join(known)}")
-    print(f"{'':46}  {'analytic':>13}  {'numeric':>13}  {'rel. error':>10}")
+    print(f"{'':16}  {'gradient of':28}  {'analytic':>13}  {'numeric':>13}  {'rel. error':>10}")
     wrong = count = 0
     for name in names or known:
         for check in checks_of(name):

@@ -11,6 +11,7 @@ summary.json                    their scores
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
@@ -21,6 +22,8 @@ from minibrain.data import split
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.files import Lock, replacing
+from minibrain.models import UNet
+from minibrain.optimizers import Adam
 from minibrain.report.plots import plot_progress
 
 
@@ -35,6 +38,7 @@ class RunFolder:
         self.config, self.splits = path / "config.json", path / "splits.json"
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
+        self.previous = path / "checkpoints/previous.npz"
         self.task, self.summary = path / "task.json", path / "summary.json"
         self._lock = Lock(path / ".lock")
 
@@ -66,6 +70,21 @@ class RunFolder:
             folder._lock.release()
         raise InputError(f"{path}: already there, expected a new or empty folder for the run")
 
+    @classmethod
+    def reopen(cls, path: str) -> "RunFolder":
+        """Take over the folder of a run that has ended, in whatever way.
+
+        Raises
+        ------
+        InputError : there is none, or the run is still going on
+        """
+        if not Path(path, "config.json").is_file():
+            raise InputError(f"{path}: holds no config.json, expected the folder of a run")
+        folder = cls(Path(path))
+        for leftover in Path(path).rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        return folder
+
     def __enter__(self) -> "RunFolder":
         return self
 
@@ -79,21 +98,44 @@ class RunFolder:
     def start(self, config: dict, parts: split.Split) -> None:
         """Write what is known before the first step."""
         for name in ("checkpoints", "predictions", "pictures"):
-            (self.path / name).mkdir()
-        _write_json(self.config, config)
+            (self.path / name).mkdir(exist_ok=True)
         split.save(parts, self.splits)
+        _write_json(self.config, config)
 
-    def record(self, history: Sequence[dict], model, optimizer, *, best: bool) -> None:
-        """Write what is known after an epoch.
+    def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
+        """Write last.npz; the one before becomes previous.npz, and the one before that goes.
 
         Parameters
         ----------
-        history : one dict an epoch, the last of them new
-        best : this epoch's network is the best so far
+        best : write best.npz as well, and first: whoever finds the new last.npz finds it too
         """
         if best:
-            checkpoint.save(self.best, model, optimizer, history[-1])
-        checkpoint.save(self.last, model, optimizer, history[-1])
+            checkpoint.save(self.best, model, optimizer, about)
+        checkpoint.save(self.last, model, optimizer, about, keep=self.previous)
+
+    def load(self, model: UNet, optimizer: Adam) -> dict | None:
+        """Read last.npz or, with a warning if it is damaged or gone, previous.npz.
+
+        Returns
+        -------
+        about : as it was saved, or None where nothing has been saved yet
+
+        Raises
+        ------
+        InputError : neither can be used
+        """
+        if not (self.last.exists() or self.previous.exists()):
+            return None
+        try:
+            return checkpoint.load_training(self.last, model, optimizer)
+        except InputError as error:
+            if not self.previous.exists():
+                raise
+            warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
+            return checkpoint.load_training(self.previous, model, optimizer)
+
+    def record(self, history: Sequence[dict]) -> None:
+        """Write the table and the plot of all epochs so far, one dict each."""
         table = io.StringIO()
         rows = csv.DictWriter(table, history[-1])
         rows.writeheader()

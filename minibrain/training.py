@@ -1,7 +1,7 @@
 """The training step in the open, and what it costs in memory."""
 
 from copy import deepcopy
-from math import prod
+from math import isfinite, nan, prod, sqrt
 
 import numpy as np
 
@@ -11,27 +11,51 @@ from minibrain.models import UNet
 from minibrain.optimizers import Adam
 
 
-def train_step(model: UNet, optimizer: Adam, images, labels, step: int) -> float:
+def train_step(
+    model: UNet, optimizer: Adam, images, labels, step: int, *, clip_norm: float | None = None
+) -> float:
     """One step of gradient descent on one batch.
+
+    Where the loss or a gradient is not finite, the step is skipped: parameters, running statistics
+    and optimizer stay as they are.
 
     Parameters
     ----------
     images : (N, *S, C) NumPy array, brought to the model's device and dtype
     labels : (N, *S) integer classes
     step : number of this step, a part of the dropout key
+    clip_norm : largest norm of all gradients together; longer ones are scaled down to it
 
     Returns
     -------
-    loss : 0.5 · cross-entropy + 0.5 · Dice loss, before the step
+    loss : 0.5 · cross-entropy + 0.5 · Dice loss, before the step; NaN if it was skipped
     """
+    buffers = [buffer.value for buffer in model.named_buffers().values()]
+    before = [buffer.copy() for buffer in buffers]
     images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
     logits, saved = model.forward(images, training=True, step=step)
     loss, loss_saved = cce_dice_loss_forward(logits, labels)
     optimizer.zero_grad()
     dlogits = cce_dice_loss_backward(1.0, loss_saved)
     model.backward(dlogits, saved, input_gradient=False)
+    gradients = [parameter.grad for parameter in optimizer.parameters]
+    norm = gradient_norm(gradients)
+    if not isfinite(float(loss) + norm):
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer[...] = value
+        return nan
+    if clip_norm is not None and norm > clip_norm:
+        for gradient in gradients:
+            gradient *= clip_norm / norm
     optimizer.step()
     return float(loss)
+
+
+def gradient_norm(gradients) -> float:
+    """Square root of the sum of all squares, in float64: float32 overflows at 1e19."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [(gradient.astype(np.float64) ** 2).sum() for gradient in gradients]
+        return sqrt(float(sum(squares)))
 
 
 def to_model(x, model: UNet, dtype=None):

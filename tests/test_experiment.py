@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(task_folder, tm
         config = replace(experiment.SMALL_3D, data=str(task_folder), **TINY | {"epochs": 1})
         folder = experiment.run(replace(config, output=str(tmp_path / name), seed=seed))
         with np.load(folder / "checkpoints" / "last.npz") as arrays:
-            return b"".join(arrays[key].tobytes() for key in arrays.files)
+            return b"".join(arrays[key].tobytes() for key in arrays.files if key != "about")
 
     assert best("a", 7) == best("b", 7)
     assert best("a2", 7) != best("c", 8)

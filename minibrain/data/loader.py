@@ -143,6 +143,7 @@ def batches(
     seed: int,
     epoch: int,
     training: bool,
+    first: int = 0,
 ) -> Batches:
     """Iterate once over all samples; the last batch may be smaller.
 
@@ -154,6 +155,7 @@ def batches(
     batch_size : samples per batch, >= 1
     seed, epoch : key the order, the augmentation and where patches lie, each >= 0
     training : shuffle and augment; otherwise the samples come as they are, in their own order
+    first : number of the batch to start with, as the ones before it are done
 
     Returns
     -------
@@ -172,7 +174,7 @@ def batches(
         # NumPy pads keys with zeros, so (seed, epoch) alone would be the key of sample 0's noise.
         np.random.default_rng([seed, epoch, 0, 1]).shuffle(order)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return Batches(samples, groups, seed=seed, epoch=epoch, training=training)
+    return Batches(samples, groups[first:], seed=seed, epoch=epoch, training=training)
 
 
 def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:

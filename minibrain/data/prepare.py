@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class PreparedCase:
     folder: Path
     voxels: tuple[int, ...]  # per class, within the box
     geometry: Geometry
+    checksum: int  # of both arrays
 
     @property
     def tumour_fraction(self) -> float:
@@ -83,6 +85,13 @@ class Prepared:
 
     cases: tuple[PreparedCase, ...]
     dropped: tuple[PreparedCase, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the prepared cases' names and content, wherever they lie."""
+        cases = sorted(self.cases + self.dropped, key=lambda case: case.name)
+        content = [(c.name, c.voxels, asdict(c.geometry), c.checksum) for c in cases]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def prepare(
@@ -115,7 +124,10 @@ def prepare(
         except OSError as error:
             raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
         cases = _prepare_cases(task, folder, recipe, workers, progress)
-        index = [{"name": c.name, "voxels": c.voxels, **asdict(c.geometry)} for c in cases]
+        index = [
+            {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}
+            for c in cases
+        ]
         with replacing(folder / "index.json") as file:
             file.write(json.dumps(index, indent=1).encode())
     least = LEAST_TUMOUR if recipe == "reference" else 0
@@ -209,7 +221,8 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         error.add_note(f"while preparing case {case.name}")
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
-    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry)
+    checksum = zlib.crc32(label, zlib.crc32(image))
+    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
 
 
 def _require_recipe(recipe: str) -> None:
@@ -286,7 +299,8 @@ def _read_index(folder: Path, names: list[str]) -> list[PreparedCase] | None:
 def _case_from(record: dict, folder: Path) -> PreparedCase:
     affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
     geometry = Geometry(tuple(record["shape"]), affine, box)
-    case = PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry)
+    voxels, checksum = tuple(record["voxels"]), record["checksum"]
+    case = PreparedCase(record["name"], folder, voxels, geometry, checksum)
     if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
         raise ValueError("an array has not the shape that the index says")
     return case

@@ -9,18 +9,18 @@ from minibrain.models.unet import UNet
 
 CHANNELS = (16, 32, 64, 128, 256)
 SMALL_CHANNELS = (16, 32, 64)
+DROPOUT = (0.1, 0.1, 0.2, 0.2, 0.3)
 SMALL_3D = {"channels": SMALL_CHANNELS, "dropout": 0.0}
-DROPOUT = (0.1, 0.1, 0.2, 0.2, 0.3)  # of a 3D network with fewer levels, the upper ones
 
 
 def brain_3d(**overrides) -> UNet:
     """The 3D reference network: 5,649,652 parameters, four modalities to four classes."""
-    return UNet(3, **_options_3d(overrides))
+    return UNet(3, **_options_3d(**overrides))
 
 
 def brain_3d_attention(**overrides) -> AttentionUNet:
     """brain_3d with an attention gate on each of its four skips: 5,671,656 parameters."""
-    return AttentionUNet(3, **_options_3d(overrides))
+    return AttentionUNet(3, **_options_3d(**overrides))
 
 
 def brain_2d(**overrides) -> UNet:
@@ -42,7 +42,7 @@ def brain_3d_small(**overrides) -> UNet:
     return brain_3d(**(SMALL_3D | overrides))
 
 
-def brain_3d_attention_small(**overrides) -> UNet:
+def brain_3d_attention_small(**overrides) -> AttentionUNet:
     """brain_3d_attention with its three upper levels and without dropout: 342,630 parameters."""
     return brain_3d_attention(**(SMALL_3D | overrides))
 
@@ -52,15 +52,16 @@ def brain_2d_small(**overrides) -> UNet:
     return brain_2d(**({"channels": SMALL_CHANNELS} | overrides))
 
 
-def _options_3d(overrides) -> dict:
-    levels = len(overrides.get("channels", CHANNELS))
+def _options_3d(*, channels=CHANNELS, **overrides) -> dict:
+    """Fewer levels have the upper ones' rates of dropout, more repeat the last."""
+    last = len(DROPOUT) - 1
     options = {
         "in_channels": 4,
         "classes": 4,
-        "channels": CHANNELS,
+        "channels": channels,
         "norm": "instance",
         "up": "transposed",
-        "dropout": tuple(DROPOUT[min(level, len(DROPOUT) - 1)] for level in range(levels)),
+        "dropout": tuple(DROPOUT[min(level, last)] for level in range(len(channels))),
         "initializer": "he",
         "plain_end": True,
     }
