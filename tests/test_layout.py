@@ -28,9 +28,10 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training inference prediction environment interruption",
+        "optimizers metrics data training inference environment interruption",
         "checkpoint report run_folder evaluation fitting",
         "experiment doctor gradcheck gradcheck_cases study",
+        "prediction",
         "cli",
         "__main__",
     )
