@@ -5,7 +5,7 @@
 
 using Index = long long;
 
-extern __shared__ double shared_memory[];
+extern __shared__ __align__(128) double shared_memory[];
 
 __device__ inline Index global_thread() { return blockIdx.x * (Index)blockDim.x + threadIdx.x; }
 

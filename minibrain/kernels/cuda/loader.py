@@ -18,6 +18,7 @@ from minibrain.errors import InputError
 from minibrain.files import replacing
 
 SOURCES = Path(__file__).parent
+UNASKED_BYTES = 48 * 1024  # of shared memory; beyond, a kernel must be allowed to have more
 OPTIONS = ("-std=c++17", "-default-device")
 
 
@@ -29,12 +30,14 @@ def launch(name: str, grid, block, arguments, shared_bytes: int = 0):
     name : "file.kernel", for the kernel of that name in file.cu
     grid, block : numbers of blocks, and of threads in each, along x, y and z
     arguments : as the kernel declares them, see `packed`
-    shared_bytes : of shared memory for each block, at most 48 KiB
+    shared_bytes : of shared memory for each block
     """
     import cupy
 
     capability = cupy.cuda.Device().compute_capability
     kernel = _kernel(name, f"sm_{capability}", cupy.cuda.Device().id)
+    if shared_bytes > UNASKED_BYTES:
+        kernel.max_dynamic_shared_size_bytes = shared_bytes
     kernel(grid, block, tuple(map(packed, arguments)), shared_mem=shared_bytes)
 
 
@@ -90,9 +93,13 @@ def cubin_path(file: str, architecture: str) -> Path:
 
 
 def source(file: str) -> str:
-    """common.cuh and file.cu, as one text."""
-    parts = (SOURCES / "common.cuh", SOURCES / f"{file}.cu")
-    return "\n".join(f'#line 1 "{part.name}"\n{part.read_text("utf-8")}' for part in parts)
+    """The headers and file.cu, as one text."""
+    return "\n".join(map(header, ("common.cuh", "tensor_core.cuh", f"{file}.cu")))
+
+
+def header(name: str) -> str:
+    """One file of the sources; the compiler's messages give its name."""
+    return f'#line 1 "{name}"\n{(SOURCES / name).read_text("utf-8")}'
 
 
 def _cache_folder() -> Path:
