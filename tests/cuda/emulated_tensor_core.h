@@ -105,6 +105,12 @@ inline void wait_for_groups(size_t pending) {
 
 }  // namespace emulation
 
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
 inline unsigned __float_as_uint(float value) {
     unsigned bits;
     std::memcpy(&bits, &value, 4);
