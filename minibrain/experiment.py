@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from minibrain import checkpoint, models
-from minibrain.arrays import PRECISIONS, find_device
+from minibrain.arrays import find_device, precision_dtype
 from minibrain.data import nifti, phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples, batches
@@ -75,6 +75,7 @@ SMALL_2D = replace(
     every=2,
     **SMALL_PHANTOM,
 )
+CONFIGS = {c.network: c for c in (REFERENCE_3D, REFERENCE_2D, SMALL_3D, SMALL_2D)}
 
 
 def run(config: Config) -> Path:
@@ -159,10 +160,7 @@ def _resolve(config: Config) -> Config:
     for name in ("epochs", "batch_size", "learning_rate"):
         if not getattr(config, name) > 0:
             raise InputError(f"{name} must be above 0, got {getattr(config, name)}")
-    if config.precision not in PRECISIONS:
-        raise InputError(
-            f"precision must be one of {', '.join(PRECISIONS)}, got {config.precision!r}"
-        )
+    precision_dtype(config.precision)
     output = Path(config.output or _next_free(Path("runs"), config.network))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already there, expected a new or empty folder for the run")
@@ -192,7 +190,7 @@ def _select(cases, names: Sequence[str]) -> list:
 
 def _make_model(config: Config) -> models.UNet:
     make = getattr(models, config.network)
-    return make(seed=config.seed, dtype=PRECISIONS[config.precision]).to(config.device)
+    return make(seed=config.seed, dtype=precision_dtype(config.precision)).to(config.device)
 
 
 def _samples(config: Config, cases):

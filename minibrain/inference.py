@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minibrain.arrays import to_host
+from minibrain.arrays import to_host, widened
 from minibrain.models import UNet
 from minibrain.training import to_model
 
@@ -39,4 +39,4 @@ def predict(model: UNet, image: np.ndarray, channels=None) -> np.ndarray:
 
 def _logits(model, images):
     logits, _ = model.forward(to_model(images, model))
-    return to_host(logits)
+    return widened(to_host(logits))

@@ -35,9 +35,9 @@ def train_step(model: UNet, optimizer: Adam, images, labels, step: int) -> float
 
 
 def to_model(x, model: UNet, dtype=None):
-    """A NumPy array on the device of a model, in its dtype or the given one."""
+    """A NumPy array on the device of a model, in the dtype of its activations or the given one."""
     weight = next(iter(model.named_parameters().values())).value
-    return like(x, weight[:0].astype(dtype or weight.dtype))
+    return like(x, weight[:0].astype(dtype or model.dtype))
 
 
 def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:

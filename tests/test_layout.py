@@ -29,8 +29,9 @@ FLOORS = [
         "parameter layers",
         "models",
         "optimizers metrics data training checkpoint inference evaluation report",
-        "experiment",
+        "experiment doctor",
         "cli",
+        "__main__",
     )
 ]
 # these stand on the two floors at the ground alone

@@ -34,7 +34,7 @@ def plot_progress(history: Sequence[dict], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_case(
@@ -63,29 +63,34 @@ def plot_case(
         (None, truth, prediction),
         strict=True,
     ):
-        axes.imshow(image[:, :, z, 0].T, cmap="gray", origin="lower")
-        if label is not None:
-            colours = ListedColormap(CLASS_COLOURS[: len(classes)])
-            axes.imshow(
-                label[:, :, z].T,
-                cmap=colours,
-                vmin=-0.5,
-                vmax=len(classes) - 0.5,
-                origin="lower",
-                alpha=0.6,
-                interpolation="nearest",
-            )
+        chosen = None if label is None else label[:, :, z]
+        show_slice(axes, image[:, :, z, 0], chosen, len(classes))
         axes.set_title(name)
-        axes.set_axis_off()
     handles = [
         Patch(color=colour, label=name)
         for colour, name in zip(CLASS_COLOURS[1:], classes[1:], strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"{title}  slice z = {z}".strip())
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def show_slice(axes, image: np.ndarray, label: np.ndarray | None = None, classes: int = 0) -> None:
+    """Draw an axial (X, Y) slice, front up and the right side at the right, its label over it."""
+    axes.imshow(image.T, cmap="gray", origin="lower")
+    if label is not None:
+        axes.imshow(
+            label.T,
+            cmap=ListedColormap(CLASS_COLOURS[:classes]),
+            vmin=-0.5,
+            vmax=classes - 0.5,
+            origin="lower",
+            alpha=0.6,
+            interpolation="nearest",
+        )
+    axes.set_axis_off()
+
+
+def save(figure: Figure, path: Path) -> None:
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)

@@ -4,24 +4,13 @@
 // waits for its group. So a wait that is missing shows, and so does a copy that is started too early.
 #pragma once
 
-struct bfloat16 {
-    unsigned short bits;
-};
-
 namespace emulation {
 
-inline float widened(unsigned bits) {
-    bits <<= 16;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
+inline float widened(unsigned bits) { return __uint_as_float(bits << 16); }
 
 inline unsigned rounded(float value) {  // to the nearest bfloat16, halves to even
-    unsigned bits;
-    std::memcpy(&bits, &value, 4);
-    if (value != value) return 0x7fff;
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    unsigned bits = __float_as_uint(value);
+    return value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff;
 }
 
 // Every lane brings something, and the last one to come works on all of it.
@@ -104,18 +93,6 @@ inline void wait_for_groups(size_t pending) {
 }
 
 }  // namespace emulation
-
-inline float __uint_as_float(unsigned bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
-inline unsigned __float_as_uint(float value) {
-    unsigned bits;
-    std::memcpy(&bits, &value, 4);
-    return bits;
-}
 
 inline unsigned pack(float low, float high) {
     return emulation::rounded(low) | emulation::rounded(high) << 16;

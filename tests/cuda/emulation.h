@@ -17,6 +17,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -234,6 +236,21 @@ const char *launch(void (*function)(Parameters...), const Launch &launch, void *
     return run(launch);
 }
 
+// What a parameter takes: i8 an integer of 8 bytes, f4* a pointer to floats, s72 a struct.
+template <class T> void describe(std::string &text) {
+    using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
+    bool is_float = std::is_floating_point_v<Element> || (std::is_pointer_v<T> && sizeof(Element) == 2);
+    text += is_float ? 'f' : std::is_integral_v<Element> ? 'i' : 's';
+    text += std::to_string(sizeof(Element)) + (std::is_pointer_v<T> ? "* " : " ");
+}
+
+template <class... Parameters> const char *signature(void (*)(Parameters...)) {
+    static std::string text;
+    text.clear();
+    (describe<Parameters>(text), ...);
+    return text.c_str();
+}
+
 }  // namespace emulation
 
 #define threadIdx (emulation::current->index)
@@ -249,9 +266,22 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned distance) {
 
 template <class T> T __ldg(const T *address) { return *address; }
 
+inline unsigned __float_as_uint(float value) {
+    unsigned word;
+    std::memcpy(&word, &value, sizeof word);
+    return word;
+}
+
+inline float __uint_as_float(unsigned word) {
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+
 // makes one kernel callable by name from outside
 #define EMULATE(kernel)                                                                    \
     extern "C" const char *emulate_##kernel(const emulation::Launch *launch, void **values, \
                                             int count) {                                   \
         return emulation::launch(kernel, *launch, values, count);                          \
-    }
+    }                                                                                      \
+    extern "C" const char *signature_##kernel() { return emulation::signature(kernel); }

@@ -30,6 +30,7 @@ COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows n
 GUARD = 1024  # elements on either side of an array
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
 POISON = {2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
+KINDS = str.maketrans("uV", "if")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
 LATE_COPIES = 4  # to be added to a schedule
 HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
@@ -67,20 +68,23 @@ class Emulator:
         guarded = {_place(array): _Guarded(array) for array in arrays}
         pointers = [_parameter(value, guarded) for value in values]
         array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
-        error = self._function(name)(ctypes.byref(launch), array, len(pointers))
+        run, signature = self._kernel(name, loader.real_type(arguments))
+        _check_types(name, signature, values)
+        error = run(ctypes.byref(launch), array, len(pointers))
         self.launches.append(name)
         if error:
             raise EmulationError(f"{name}: {error.decode()}")
         for copy in guarded.values():
             copy.give_back(name)
 
-    def _function(self, name):
+    def _kernel(self, name, real):
+        """The function that runs a kernel, and what its parameters take."""
         file, _, kernel = name.partition(".")
-        library = _compiled(self._source(file))
-        function = library[f"emulate_{kernel}"]
-        function.restype = ctypes.c_char_p
-        function.argtypes = (ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
-        return function
+        library = _compiled(f"#define REAL {real}\n{self._source(file)}")
+        run, signature = library[f"emulate_{kernel}"], library[f"signature_{kernel}"]
+        run.restype = signature.restype = ctypes.c_char_p
+        run.argtypes = (ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
+        return run, signature().decode().split()
 
     def _source(self, file):
         source = loader.source(file).replace(loader.header("tensor_core.cuh"), "")
@@ -106,6 +110,18 @@ class _Guarded:
 
     def _bits(self, array):
         return array.reshape(-1).view(self.strip.dtype)
+
+
+def _check_types(name, signature, values):
+    """Each argument must be what the kernel declares: CuPy hands over bytes, unseen."""
+    if len(signature) != len(values):
+        raise EmulationError(f"{name}: the kernel takes another number of arguments")
+    for number, (declared, value) in enumerate(zip(signature, values, strict=True)):
+        kind = value.dtype.kind.translate(KINDS)
+        given = f"{'s' if value.dtype.names else kind}{value.dtype.itemsize}"
+        null = declared.endswith("*") and isinstance(value, np.uint64) and not value
+        if not null and declared != (f"{given}*" if _is_on_device(value) else given):
+            raise EmulationError(f"{name}: argument {number} is {given}, declared {declared}")
 
 
 def _is_on_device(value):

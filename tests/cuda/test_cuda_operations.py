@@ -6,13 +6,14 @@ from math import prod
 import numpy as np
 import pytest
 import standin
-from compare import check_pair, host, on_device, random
+from compare import BFLOAT16, assert_close, check_pair, host, on_device, random, wide
 from emulator import SCHEDULES, emulated
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import minibrain.functional as F
-from minibrain.geometry import conv_output_size, kernel_extent
+from minibrain.geometry import conv_geometry, conv_output_size, kernel_extent
+from minibrain.saved import ConvSaved
 
 RNG = np.random.default_rng(0)
 
@@ -84,11 +85,12 @@ def test_every_operation_is_called_here():
     assert {name.rpartition("_")[0] for name in functions} == {name for name, *_ in CALLS}
 
 
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("name", "arguments", "options", "length"), CALLS, ids=IDS)
-def test_kernels_agree_with_the_reference(name, arguments, options, length, schedule):
+def test_kernels_agree_with_the_reference(name, arguments, options, length, schedule, dtype):
     with emulated(schedule) as emulator:
-        check_pair(emulator, name, arguments, options, length, np.random.default_rng(1))
+        check_pair(emulator, name, arguments, options, length, np.random.default_rng(1), dtype)
 
 
 axis = st.fixed_dictionaries(
@@ -189,9 +191,11 @@ def test_dropout_draws_the_same_bits_as_numpy():
         ("max_pool", (X,), {"padding": 2}),
         ("instance_norm", (X[:, :1, :1, :1], GAMMA, BETA), {}),
         ("batch_norm", (X, GAMMA, BETA), {"training": False}),
+        ("batch_norm", (X, GAMMA, BETA, MEAN), {"training": False}),
         ("dropout", (X, 1.0, (0, 0, 0)), {}),
+        ("dropout", (X, 0.5, (0, 2**32, 0)), {}),
+        ("norm_relu", (X, GAMMA, BETA), {"rate": 0.5, "key": (-1, 0, 0)}),
         ("concat", (X, X[:1]), {}),
-        ("cross_entropy", (X, labels(2, 5, 6, 7, classes=3) + np.uint8(1)), {}),
         ("dice_loss", (X, labels(2, 5, 6)), {}),
     ],
 )
@@ -222,10 +226,120 @@ def test_not_a_number_stays_one():
             assert got.any()
 
 
-def test_arrays_that_are_not_contiguous_are_copied_first():
-    x = standin.asarray(X)[:, ::2]
-    weight = values(3, 3, 3, 3, 2)
-    want, _ = F.conv_forward.reference(X[:, ::2].astype(np.float64), weight, padding=1)
+@pytest.mark.parametrize(("name", "arguments", "options", "length"), CALLS, ids=IDS)
+def test_arrays_may_lie_in_any_order(name, arguments, options, length):
+    """Every array, also in what was saved, is a view that skips elements or runs backwards."""
+    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+    true_y, true_saved = forward.reference(*map(wide, arguments), **options)
+    dy = 1.5 if np.ndim(true_y) == 0 else random(RNG, true_y.shape)
     with emulated():
-        got, _ = F.conv_forward(x, standin.asarray(weight), padding=1)
-    np.testing.assert_allclose(host(got), want, atol=1e-4)
+        y, saved = forward(*map(scattered, arguments), **options)
+        dx = backward(scattered(dy), scattered(saved))
+    assert_close(y, true_y, length)
+    assert_close(dx, backward.reference(wide(dy), true_saved), length)
+
+
+def scattered(value):
+    """The same array on the device, its elements far apart and in another order."""
+    if hasattr(value, "_asdict"):
+        return type(value)(*map(scattered, value))
+    value = host(value)
+    if not isinstance(value, np.ndarray) or not value.ndim:
+        return value
+    apart = np.zeros([3 * n for n in value.shape], value.dtype)[
+        (slice(None, None, -3),) * value.ndim
+    ]
+    apart[...] = value
+    return standin.ndarray(apart)
+
+
+@pytest.mark.parametrize(("name", "arguments", "options", "length"), CALLS, ids=IDS)
+def test_a_dy_of_another_shape_is_left_to_the_reference(name, arguments, options, length):
+    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+    with emulated() as emulator:
+        y, saved = forward(*map(on_device, arguments), **options)
+        if y.ndim and name not in ("dropout", "upsample", "concat"):  # these take any shape
+            emulator.launches.clear()
+            for dy in (y[:, :-1], y[..., :-1], y[:0], y[0]):
+                assert backward.fast(dy, saved) is NotImplemented
+            assert not emulator.launches
+
+
+def test_upsampling_takes_no_gradient_that_is_not_of_whole_blocks():
+    with emulated():
+        y, saved = F.upsample_forward(on_device(X))
+        assert F.upsample_backward.fast(y[:, :-1], saved) is NotImplemented
+
+
+@pytest.mark.parametrize("wrong", [3, 255, -1, 2**32, 2**63, -(2**40)])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_label_that_is_no_class_makes_the_loss_not_a_number(wrong, per_sample):
+    """Also where its last 32 bits are a class. Nobody waits for the device to ask."""
+    dtype = np.min_scalar_type(wrong)
+    bad = labels(2, 5, 6, 7).astype(dtype)
+    bad[1, 2, 3, 4] = wrong
+    with emulated():
+        for operation in ("cross_entropy", "dice_loss", "cce_dice_loss"):
+            options = {} if operation == "cross_entropy" else {"per_sample": per_sample}
+            forward, backward = (getattr(F, f"{operation}_{w}ward") for w in ("for", "back"))
+            loss, saved = forward(on_device(X), on_device(bad), **options)
+            assert np.isnan(float(loss))
+            assert operation == "cross_entropy" or np.isnan(host(backward(1.0, saved))).all()
+
+
+def virtual(*shape):
+    """An array of any shape that needs no memory."""
+    return standin.ndarray(np.broadcast_to(np.float32(0), shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("conv", (virtual(1, 2**31, 1), virtual(1, 1, 1)), {}),
+        ("conv", (virtual(1, 2**30, 1), virtual(1, 1, 1)), {"padding": 2**30}),
+        ("conv", (virtual(1, 5, 1), virtual(1, 1, 1)), {"stride": 2**31}),
+        ("conv", (virtual(1, 5, 1), virtual(1, 1, 1)), {"dilation": 2**31}),
+        ("conv", (virtual(1, 2**17, 1), virtual(2**16, 1, 1)), {}),
+        ("conv", (virtual(1, 5, 2**13), virtual(1, 2**13, 2**13)), {}),
+        ("conv", (virtual(2**16, 5, 1), virtual(1, 1, 1)), {}),
+        ("conv_transpose", (virtual(1, 2**16, 2**14, 1), virtual(2, 2, 1, 1)), {"stride": 2}),
+        ("max_pool", (virtual(1, 2**31 - 2, 1), 3), {"stride": 1, "padding": 2}),
+        ("upsample", (virtual(1, 2**10, 2**10, 2**9, 1),), {}),
+        ("instance_norm", (virtual(1, 5, 5, 2**16), virtual(2**16), virtual(2**16)), {}),
+        ("relu", (virtual(2, 2**31, 1),), {}),
+        ("softmax", (virtual(2**16, 5),), {}),
+    ],
+)
+def test_what_is_too_large_to_number_is_left_to_the_reference(name, arguments, options):
+    with emulated() as emulator:
+        assert getattr(F, f"{name}_forward").fast(*arguments, **options) is NotImplemented
+    assert not emulator.launches
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_kernels_that_a_grid_cannot_hold_are_left_to_the_reference_in_backward_too(transposed):
+    kind, axis = ("conv_transpose", 2**16) if transposed else ("conv", 1)
+    weight = virtual(2**16, 1, 1)
+    geometry = conv_geometry((2**16,), (2**16,))
+    x, dy = virtual(1, 2**16 // axis, 1), virtual(1, axis, 1)
+    with emulated() as emulator:
+        saved = ConvSaved(x, weight, geometry)
+        assert getattr(F, f"{kind}_backward").fast(dy, saved) is NotImplemented
+    assert not emulator.launches
+
+
+def test_a_convolution_rounds_a_loss_gradient_to_its_own_dtype():
+    """The gradient of a loss is float32, whatever the logits were."""
+    x, weight, dy = X.astype(BFLOAT16), values(1, 1, 1, 3, 2), values(2, 5, 6, 7, 2)
+    with emulated() as emulator:
+        _, saved = F.conv_forward(on_device(x), on_device(weight))
+        got = F.conv_backward(on_device(dy), saved)
+    assert emulator.launches.count("conv.spread") == 1
+    _, saved = F.conv_forward.reference(x, weight)
+    want = F.conv_backward.reference(dy, saved)
+    assert [array.dtype for array in got] == [array.dtype for array in want]
+    assert want[0].dtype == BFLOAT16
+    rounded = wide(dy.astype(BFLOAT16)), wide(ConvSaved(x, weight, saved.geometry))
+    exact = F.conv_backward.reference(*rounded)
+    assert_close(got, exact, 500)
+    assert_close(want, exact, 500)

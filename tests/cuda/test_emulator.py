@@ -109,7 +109,7 @@ FAULTS = {
     "output bound off by one": (CONV, "p.axis[a] >= g.output[a]", "p.axis[a] > g.output[a]"),
     "last channel left out": (CONV_DEEP, "min(CHUNK, inputs - start)", "min(CHUNK, inputs - 1)"),
     "tile not filled": (CONV, "i < CHUNK * OUTPUTS; i", "i < (CHUNK - 30) * OUTPUTS; i"),
-    "tail of a tile not zeroed": (CONV, "here && o < outputs ? dy", "o < outputs ? dy"),
+    "tail of a tile not zeroed": (CONV, "here && o < outputs ? float(dy", "o < outputs ? float(dy"),
     "voxels beyond the last are written": (CONV, "if (!here) return;", ""),
     "a part's share too small": (NORM, "share = ceil_divide(voxels, gridDim.x)",
                                  "share = voxels / gridDim.x"),

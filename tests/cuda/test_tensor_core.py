@@ -118,7 +118,9 @@ def check_conv(file, shape, kernel, inputs, outputs, schedule, edit):
         y, lambda x, weight, bias: y_of(x, weight) + bias, x, weight, bias, length=taps * inputs
     )
     if inputs >= 16:
-        assert_right(dx, lambda w, dy: dx_of(x, w, dy), weight, dy, length=taps * outputs)
+        assert_right(
+            dx, lambda w, dy: dx_of(x.astype(float), w, dy), weight, dy, length=taps * outputs
+        )
     assert_right(gradients[0], dw_of, x, dy, length=voxels)
     assert_right(gradients[1], lambda dy: dy.sum(axis=tuple(range(rank + 1))), dy, length=voxels)
     launched = {name.partition(".")[0] for name in emulator.launches}
@@ -139,7 +141,9 @@ def check_transposed(case, schedule, edit=None):
         dx = tensor_core.correlate(on_device(dy), given[0], geometry)
         dw, dbias = tensor_core.transposed_gradients(on_device(dy), on_device(x), geometry)
     assert_right(y, lambda x, weight, bias: y_of(x, weight) + bias, x, weight, bias, length=inputs)
-    assert_right(dx, lambda w, dy: dx_of(x, w, dy), weight, dy, length=2**rank * outputs)
+    assert_right(
+        dx, lambda w, dy: dx_of(x.astype(float), w, dy), weight, dy, length=2**rank * outputs
+    )
     assert_right(dw, dw_of, x, dy, length=prod(shape))
     axes = tuple(range(rank + 1))
     assert_right(dbias, lambda dy: dy.sum(axis=axes), dy, length=prod(dy.shape))
@@ -174,21 +178,23 @@ FAULTS = {
     "no barrier before a stage is used": (
         check_planes, "odd, 3D", "__syncthreads();  // all copies have come, and the other", "// "),
     "no barrier between segments": (
-        check_planes, "odd, 3D", "__syncthreads();  // the stages of the segment", "// "),
+        check_planes, "odd, 2D", "__syncthreads();  // the stages of the segment", "// "),
     "no wait for a plane": (
         check_planes, "odd, 3D", "wait_for_groups<0>();\n                __sync",
         "\n                __sync"),
     "a stage copied before it is free": (
         check_planes, "odd, 3D", "STAGES = 2;", "STAGES = 1;"),
-    "planes from below the volume": (check_planes, "odd, 3D", "z >= 0 && z < p.depth", "z < p.depth"),
+    "planes from below the volume": (
+        check_planes, "odd, 3D", "z >= 0 && z < p.depth", "z < p.depth"),
     "planes from above the volume": (check_planes, "odd, 3D", "z >= 0 && z < p.depth", "z >= 0"),
     "rows beyond the last": (check_planes, "odd, 3D", "row < p.height &&", "row <= p.height &&"),
     "voxels beyond the last of a row": (
         check_planes, "odd, 3D", "column < p.width;", "column <= p.width;"),
     "voxels written beyond the last": (
         check_planes, "odd, 3D", "|| column + 8 * half >= p.width", ""),
-    "planes written before the first": (check_planes, "odd, 3D", "if (z >= s.begin) store", "store"),
-    "wrong tap along z": (check_planes, "odd, 3D", "sums[DEPTH - 1 - kz][y][0]", "sums[kz][y][0]"),
+    "first plane not written": (check_planes, "odd, 3D", "if (z >= s.begin) store", "if (z > s.begin) store"),
+    "wrong tap along z": (
+        check_planes, "odd, 3D", "sums[DEPTH - 1 - kz][y][0]", "sums[kz][y][0]"),
     "wrong tap along y": (check_planes, "odd, 3D", "y = row - k % 3", "y = row - 2 + k % 3"),
     "taps of the data gradient not turned around": (
         check_planes, "odd, 3D", "if (mirrored) tap = taps - 1 - tap;", ""),
@@ -203,25 +209,25 @@ FAULTS = {
     "the right neighbour left out": (
         check_planes, "first layer", "+ (PAIRS ? piece : 0);", ";"),
     "no barrier before planes are used": (
-        check_planes, "odd, 3D", "__syncthreads();  // all copies have come, and the oldest", "// "),
+        check_planes, "odd, 3D", "__syncthreads();  // all copies have come, and the old", "// "),
     "no wait for planes of the gradient": (
         check_planes, "odd, 3D", "wait_for_groups<0>();\n            __sync",
         "\n            __sync"),
     "a ring without room": (check_planes, "odd, 3D", "RING = DEPTH + 1", "RING = DEPTH"),
-    "the next plane left out": (check_planes, "one plane", "z <= s.begin + BORDER", "z < s.begin + BORDER"),
+    "the next plane left out": (
+        check_planes, "one plane", "z <= s.begin + BORDER", "z < s.begin + BORDER"),
     "gradients of one warp over those of another": (
         check_planes, "odd, 2D", "blockIdx.x * WARPS<DEPTH> + warp", "blockIdx.x * WARPS<DEPTH>"),
-    "bias gradient in every warp": (
-        check_planes, "odd, 3D", "first_c == 0 && kz == 0", "kz == 1"),
+    "a row left out of the bias gradient": (
+        check_planes, "odd, 3D", "if (with_bias) {", "if (with_bias && row) {"),
     "no barrier before a tile is used": (
         check_tiles, "odd, 3D", "__syncthreads();  // all copies of this stage", "// "),
     "a wait for too few tiles": (
         check_tiles, "odd, 3D", "wait_for_groups<STAGES - 2>", "wait_for_groups<STAGES - 1>"),
-    "positions beyond the last": (check_tiles, "odd, 3D", "there(number < total)", "there(true)"),
+    "the last position left out": (
+        check_tiles, "odd, 3D", "there(number < total)", "there(number < total - 1)"),
     "outputs beyond the last": (
         check_tiles, "many outputs", "!row.there || column >= outputs", "!row.there"),
-    "weights beyond the last": (
-        check_tiles, "many outputs", "bool here = tile < tiles;", "bool here = true;"),
     "rows in the padding": (check_tiles, "odd, 3D", "row.there && source >= 0;", "row.there;"),
     "sample of the first position": (
         check_tiles, "odd, 3D", "(Index)row.sample * from_voxels", "(Index)0"),
@@ -232,17 +238,17 @@ FAULTS = {
     "a wait for too few tiles of the gradient": (
         check_transposed, "odd, 3D", "wait_for_groups<STAGES - 2>", "wait_for_groups<STAGES - 1>"),
     "channels beyond the last": (
-        check_transposed, "many channels", "position.there && first_o + 8 * octet < outputs",
-        "position.there"),
+        check_transposed, "many channels", "if (o >= outputs) continue;", ""),
     "gradients beyond the share": (
         check_transposed, "many channels", "Row position(number, end, geometry)",
         "Row position(number, total + 1, geometry)"),
     "no barrier before the lanes' sums": (
-        check_pointwise, "many voxels", "__syncthreads();\n    for (int i = threadIdx.x; i < (inputs",
-        "for (int i = threadIdx.x; i < (inputs"),
+        check_pointwise, "many voxels", "__syncthreads();\n    for (int i = threadIdx.x; i < (in",
+        "for (int i = threadIdx.x; i < (in"),
     "a voxel too many": (
         check_pointwise, "many voxels", "if (voxel >= voxels) return;", ""),
-    "a row of threads left out": (check_pointwise, "many voxels", "int r = 0; r < rows", "int r = 1; r < rows"),
+    "a row of threads left out": (
+        check_pointwise, "many voxels", "int r = 0; r < rows", "int r = 1; r < rows"),
 }  # fmt: skip
 
 
@@ -251,5 +257,4 @@ def test_a_planted_fault_is_caught(name):
     check, case, old, new = FAULTS[name]
     assert any(old in loader.source(path.stem) for path in loader.SOURCES.glob("conv_*.cu"))
     with pytest.raises(AssertionError):
-        for schedule in EVERY_SCHEDULE:
-            check(case, schedule, edit=(old, new))
+        any(check(case, schedule, edit=(old, new)) for schedule in reversed(EVERY_SCHEDULE))

@@ -23,16 +23,6 @@ struct Octet {
     }
 };
 
-__device__ inline float widened(bfloat16 value) {
-    return __uint_as_float((unsigned)value.bits << 16);
-}
-
-__device__ inline bfloat16 rounded(float value) {
-    bfloat16 result;
-    result.bits = pack(value, 0);
-    return result;
-}
-
 // A thread computes one voxel. Moves x and y once; the weights wait in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS)
 correlate(const bfloat16 *x, const float *weight, const float *bias, bfloat16 *y, Index voxels,
@@ -54,7 +44,7 @@ correlate(const bfloat16 *x, const float *weight, const float *bias, bfloat16 *y
     }
 #pragma unroll
     for (int o = 0; o < MOST; ++o)
-        if (o < outputs) y[voxel * outputs + o] = rounded(sums[o]);
+        if (o < outputs) y[voxel * outputs + o] = sums[o];
 }
 
 // A thread computes one octet. Moves y once for each octet of x (from cache), x once.
@@ -68,7 +58,7 @@ spread(const bfloat16 *y, const float *weight, const float *bias, bfloat16 *x, I
 #pragma unroll
     for (int i = 0; i < 8; ++i) sums[i] = bias ? bias[c + i] : 0;
     for (int o = 0; o < outputs; ++o) {
-        float value = widened(y[octet / octets * outputs + o]);
+        float value = y[octet / octets * outputs + o];
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[i] += value * weight[(c + i) * outputs + o];
     }
@@ -91,7 +81,7 @@ weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *partial, Index vox
             Octet octet(x + voxel * inputs + c);
 #pragma unroll
             for (int o = 0; o < MOST; ++o) {
-                float value = o < outputs ? widened(dy[voxel * outputs + o]) : 0;
+                float value = o < outputs ? float(dy[voxel * outputs + o]) : 0;
 #pragma unroll
                 for (int i = 0; i < 8; ++i) sums[i][o] += octet.values[i] * value;
                 sums[8][o] += value;

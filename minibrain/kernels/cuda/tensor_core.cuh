@@ -14,10 +14,6 @@
 // load_transposed rows 2t, 2t + 1 of column g. Rows that lie in 128 bytes in a row do not make each
 // other wait.
 
-struct bfloat16 {
-    unsigned short bits;
-};
-
 __device__ inline unsigned pack(float low, float high) {  // two bfloat16 in a word, rounded
     unsigned word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
