@@ -23,7 +23,7 @@ from minibrain.saved import DiceSaved
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages that are not reserved")
 
 NOT_RESERVED = 0x4000  # MAP_NORESERVE
-VOXELS, CHANNELS = 34_000_000, 32  # times two samples: more than 2^31 elements
+VOXELS, CHANNELS = 68_000_000, 32  # more than 2^31 elements in each of two samples
 NEAR = 12  # voxels with values at the beginning and at the end
 RNG = np.random.default_rng(0)
 
