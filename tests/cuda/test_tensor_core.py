@@ -192,7 +192,8 @@ FAULTS = {
         check_planes, "odd, 3D", "column < p.width;", "column <= p.width;"),
     "voxels written beyond the last": (
         check_planes, "odd, 3D", "|| column + 8 * half >= p.width", ""),
-    "first plane not written": (check_planes, "odd, 3D", "if (z >= s.begin) store", "if (z > s.begin) store"),
+    "first plane not written": (
+        check_planes, "odd, 3D", "if (z >= s.begin) store", "if (z > s.begin) store"),
     "wrong tap along z": (
         check_planes, "odd, 3D", "sums[DEPTH - 1 - kz][y][0]", "sums[kz][y][0]"),
     "wrong tap along y": (check_planes, "odd, 3D", "y = row - k % 3", "y = row - 2 + k % 3"),
