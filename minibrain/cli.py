@@ -6,6 +6,7 @@ what they call when they are called: `minibrain --help` need not wait for plots 
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "arithmetic. `minibrain VERB --help` shows the options of a verb, and an example.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for declare in (_inspect, _train, _gradcheck, _explain, _doctor):
+    for declare in (_inspect, _train, _evaluate, _compare, _gradcheck, _explain, _doctor):
         declare(verbs)
     options = vars(parser.parse_args(arguments))
     call = options.pop("call")
@@ -35,15 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(call: Callable[[], int | None]) -> int:
-    """What the user can mend is one line on stderr and exit code 2."""
+    """What the user can mend is one line on stderr and exit code 2; a warning is one line, too."""
     try:
-        return call() or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return call() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(error if str(error) else "interrupted", file=sys.stderr)
         return 128 + getattr(error, "number", SIGINT)
+
+
+def _show_warning(message, *_) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _verb(verbs, name: str, purpose: str, example: str, call: Callable) -> argparse.ArgumentParser:
@@ -131,6 +138,53 @@ def train(network: str, resume: str | None, **options) -> None:
             f"network: got {network!r}, expected one of {', '.join(experiment.CONFIGS)}"
         )
     experiment.run(replace(experiment.CONFIGS[network], **given))
+
+
+def _evaluate(verbs) -> None:
+    add = _verb(
+        verbs,
+        "evaluate",
+        "score predictions against labels, and write a report to look at",
+        "minibrain evaluate runs/brain_3d-1",
+        evaluate,
+    ).add_argument
+    add("folder", metavar="FOLDER", help="of a run, or of predictions of the cases of --data")
+    add("--data", metavar="FOLDER", help="of the task (default: where the run found it)")
+    add("--output", metavar="FOLDER", help="for the report on predictions (default: beside them)")
+
+
+def evaluate(folder: str, data: str | None, output: str | None) -> None:
+    """Judge a run again, or predictions that come from elsewhere."""
+    from minibrain.judging import judge_predictions, judge_run
+
+    if Path(folder, "config.json").exists():
+        if output is not None:
+            raise InputError(f"output: the report on a run lies in {folder}, expected no other")
+        judge_run(folder, data)
+    elif data is None:
+        raise InputError(f"{folder}: is no run, so expected --data, the task that it predicts")
+    else:
+        judge_predictions(folder, data, output)
+
+
+def _compare(verbs) -> None:
+    add = _verb(
+        verbs,
+        "compare",
+        "put runs on the same cases side by side",
+        "minibrain compare runs/brain_3d-1 runs/brain_2d-1",
+        compare,
+    ).add_argument
+    add("runs", nargs="+", metavar="RUN", help="folder of a run; the others are held to the first")
+    add("--data", metavar="FOLDER", help="of the task (default: where the runs found it)")
+    add("--output", metavar="FOLDER", default="comparison", help="(default comparison)")
+
+
+def compare(runs: Sequence[str], data: str | None, output: str) -> None:
+    """Write comparison.html and comparison.json."""
+    from minibrain.comparison import compare as compare_runs
+
+    compare_runs(runs, output, data)
 
 
 def _gradcheck(verbs) -> None:

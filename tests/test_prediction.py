@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from minibrain import evaluation, experiment
+from minibrain import experiment, judging
 from minibrain.data import phantom
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
@@ -229,7 +229,7 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
     """Byte for byte, from the run's folder and the images alone."""
     # the baseline would take longer to learn than the network
     nothing = lambda image: np.zeros(image.shape[:3], np.uint8)  # noqa: E731
-    monkeypatch.setattr(evaluation, "voxelwise_classifier", lambda *_: nothing)
+    monkeypatch.setattr(judging, "voxelwise_classifier", lambda *_: nothing)
     places = {"data": str(phantoms), "output": str(tmp_path / "run")}
     run = experiment.run(replace(config, batch_size=3, device="cpu", **places))
     test = json.loads((run / "splits.json").read_text())["test"]

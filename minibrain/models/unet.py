@@ -64,7 +64,7 @@ class UNet:
         dtype=np.float32,
     ):
         self.rank, self.in_channels, self.classes = rank, in_channels, classes
-        self.levels, self.dtype = len(channels), np.dtype(dtype)
+        self.levels, self.initializer, self.dtype = len(channels), initializer, np.dtype(dtype)
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
         _check_options(norm, up, initializer, channels, rates)
         parameter_dtype = np.result_type(dtype, np.float32)
