@@ -8,13 +8,13 @@ network needs; only then is memory taken for it.
 
 import json
 import re
-import reprlib
 import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -104,8 +104,8 @@ def describe(path: Path) -> str:
             array.read()
     lines = [f"{path}: {len(arrays)} arrays, all whole"]
     for name, value in about.items():
-        entries = value.items() if isinstance(value, dict) else {"": value}.items()
-        lines += [name, *(f"  {key:20} {reprlib.repr(item)}" for key, item in entries)]
+        entries = value if isinstance(value, dict) else {"": value}
+        lines += [name, *(f"  {key:36} {shorten(str(entries[key]), 60)}" for key in entries)]
     lines += ["arrays", *(f"  {name:36} {a.dtype!s:8} {a.shape}" for name, a in arrays.items())]
     return "\n".join(lines)
 
