@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 import warnings
 from dataclasses import asdict, replace
@@ -286,9 +287,10 @@ def test_what_a_kill_leaves_behind_is_removed(stopped):
     assert not [leftover for leftover in leftovers if leftover.exists()]
 
 
-def test_nothing_is_lost_where_a_file_cannot_be_written(data, tmp_path, tiny, monkeypatch):
+def test_nothing_is_lost_where_a_file_cannot_be_written(
+    cases, tmp_path, tiny, monkeypatch, record_property
+):
     """Each of the writes of a run fails once; the run goes on after it and is whole."""
-    config = replace(CONFIG, data=str(data / "task"), output=str(tmp_path / "run"))
     fsync, writes = os.fsync, []
 
     def fail_at(number):
@@ -302,16 +304,18 @@ def test_nothing_is_lost_where_a_file_cannot_be_written(data, tmp_path, tiny, mo
         monkeypatch.setattr(files.os, "fsync", failing)
 
     fail_at(0)
-    experiment.run(config)
-    for number in range(1, len(writes) + 1):
-        shutil.rmtree(tmp_path / "run")
+    train("3D", cases, tmp_path / "whole", Stopping(0), monkeypatch)
+    count = len(writes)
+    for number in range(1, count + 1):
+        path = tmp_path / f"run-{number}"
         fail_at(number)
-        with pytest.raises(InputError, match=rf"^{tmp_path}/run/\S+: cannot be written: No space"):
-            experiment.run(config)
+        with pytest.raises(InputError, match=rf"^{path}/\S+: cannot be written: No space left"):
+            train("3D", cases, path, Stopping(0), monkeypatch)
         fail_at(0)
-        if (tmp_path / "run" / "config.json").exists():
-            experiment.resume(str(tmp_path / "run"))
-            assert result(tmp_path / "run") == result(data / "whole"), f"write {number}"
+        if (path / "config.json").exists():
+            train("3D", cases, path, Stopping(0), monkeypatch, resume=True)
+            assert result(path) == result(tmp_path / "whole"), f"write {number}"
+    record_property("failing writes", f"{count} of {count} named, then resumed bit-equal")
 
 
 def test_a_case_that_vanishes_in_mid_run_is_named_and_training_is_kept(stopped, data, tmp_path):
@@ -340,8 +344,10 @@ def test_a_case_that_vanishes_in_mid_run_is_named_and_training_is_kept(stopped, 
 def processes():
     """Children forked from a server that has everything imported, and no thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_run"])
-    return context
+    context.set_forkserver_preload(["tiny_run", "pytest"])
+    with pytest.MonkeyPatch.context() as patch:  # older servers do not see this sys.path
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        yield context
 
 
 def start(processes, arguments, errors, change=None):
@@ -432,25 +438,25 @@ def test_a_second_run_is_refused_until_the_first_is_killed(
 
 def kill_and_resume(processes, data, tmp_path, kills, seed):
     """Kill runs at random moments until there were enough; each goes on until it is done."""
-    chance, done, killed = random.Random(seed), 0, 0
+    chance, killed, runs, longest = random.Random(seed), 0, 0, None
     while killed < kills:
-        run, errors = tmp_path / f"run-{done}", tmp_path / "errors"
+        run, errors = data / f"killed-{seed}-{runs}", tmp_path / "errors"
+        train = ["--network", "tiny", "--data", data / "task", "--output", run]
         while True:
-            new = not (run / "config.json").exists()
-            train = ["--network", "tiny", "--data", data / "task", "--output", run]
+            begin, new = time.monotonic(), not (run / "config.json").exists()
             process = start(processes, ["train", *(train if new else ["--resume", run])], errors)
-            process.join(chance.uniform(0.0, 1.2))
+            process.join(longest and chance.uniform(0, longest))
             if process.exitcode is not None:
                 break
             process.kill()
             process.join()
             killed += 1
             for path in (run / "checkpoints").glob("*.npz"):
-                checkpoint.describe(path)  # every byte of it
+                checkpoint.describe(path)  # reads every byte of it
         assert process.exitcode == 0, errors.read_text()
         assert result(run) == result(data / "whole")
-        done += 1
-    return killed, done
+        runs, longest = runs + 1, longest or time.monotonic() - begin  # the first one is measured
+    return killed, runs
 
 
 def test_killed_at_random_times(processes, data, tmp_path, record_property):
