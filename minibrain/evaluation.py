@@ -1,7 +1,6 @@
 """Judging predictions in the space of the original files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -10,9 +9,7 @@ from tqdm import tqdm
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task
 from minibrain.data.prepare import PreparedCase, crop, restore
-from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix, summarize
-from minibrain.models import UNet
 from minibrain.report.plots import plot_case
 from minibrain.report.tables import class_table, scores_as_dict
 from minibrain.run_folder import RunFolder
@@ -20,17 +17,17 @@ from minibrain.run_folder import RunFolder
 VOXELS_PER_CASE = 5000  # that the voxel-wise classifier learns from
 
 
-def judge(model: UNet, channels, train, test, task: Task, folder: RunFolder, *, seed: int) -> None:
+def judge(predict, train, test, task: Task, folder: RunFolder, *, seed: int) -> None:
     """Predict the held-out cases, write them out, and print how good they are.
 
     Parameters
     ----------
-    channels : those the network was trained on, all if None
+    predict : as in predict_cases
     train, test : sequences of prepared cases; the voxel-wise classifier learns from the first
     seed : of the voxel-wise classifier
     """
     confusions = []
-    predicting = predict_cases(partial(predict, model, channels=channels), test, task)
+    predicting = predict_cases(predict, test, task)
     for case, prediction, truth in tqdm(predicting, "held out", len(test), unit="case"):
         nifti.write_prediction(folder.prediction(case.name), prediction, truth.affine)
         confusions.append(confusion_matrix(truth.array, prediction, len(task.classes)))

@@ -1,6 +1,7 @@
 """The folder of a run: who may write to it, what lies where in it, and everything written there.
 
 config.json, splits.json        what was asked for, and which case is in which part
+task.json                       the names of the task, its channels and its classes
 metrics.csv, progress.png       a row and a point for every epoch
 checkpoints/                    best.npz and last.npz
 predictions/, pictures/         CASE.nii.gz and CASE.png of the held-out cases
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from minibrain import checkpoint
 from minibrain.data import split
+from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.files import Lock, replacing
 from minibrain.models import UNet
@@ -37,7 +39,7 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
-        self.summary = path / "summary.json"
+        self.task, self.summary = path / "task.json", path / "summary.json"
         self._lock = Lock(path / ".lock")
 
     @classmethod
@@ -141,6 +143,11 @@ class RunFolder:
         with replacing(self.metrics) as file:
             file.write(table.getvalue().encode())
         plot_progress(history, self.progress)
+
+    def write_task(self, task: Task) -> None:
+        """What predicting must know of the task, which may be elsewhere by then."""
+        names = {"name": task.name, "channels": task.channels, "classes": task.classes}
+        _write_json(self.task, names)
 
     def prediction(self, case: str) -> Path:
         return self.path / "predictions" / f"{case}.nii.gz"

@@ -168,29 +168,31 @@ def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     return cut(canonical, geometry.box)
 
 
-def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray:
+def restore(prediction: np.ndarray, case: PreparedCase | Geometry, outside=0) -> np.ndarray:
     """Put a prediction back where it belongs in the file: the inverse of `crop`.
 
     Parameters
     ----------
-    prediction : (X, Y, Z) labels in the prepared space of the case
+    prediction : (X, Y, Z) labels or (X, Y, Z, C) probabilities in the prepared space of the case
     case : the prepared case, or its geometry alone
+    outside : what the voxels outside the box are, one value or one per channel
 
     Returns
     -------
-    restored : in the original shape and orientation, zero outside the box; same dtype
+    restored : in the original shape and orientation; same dtype
 
     Raises
     ------
     InputError : the prediction does not have the shape of the prepared case
     """
     geometry = case.geometry if isinstance(case, PreparedCase) else case
-    if prediction.shape != geometry.prepared_shape:
+    if prediction.shape[:3] != geometry.prepared_shape:
         expected = geometry.prepared_shape
         raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")
-    restored = np.zeros(geometry.shape, prediction.dtype)
+    shape = (*geometry.shape, *prediction.shape[3:])
+    restored = np.full(shape, outside, prediction.dtype)
     canonical, _ = to_canonical(restored, np.array(geometry.affine))  # a view: writing writes both
-    inside_box, inside_volume = common_part(geometry.box, canonical.shape)
+    inside_box, inside_volume = common_part(geometry.box, canonical.shape[:3])
     canonical[inside_volume] = prediction[inside_box]
     return restored
 

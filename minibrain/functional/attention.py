@@ -7,9 +7,11 @@ from minibrain.functional.activation import (
     sigmoid_forward,
 )
 from minibrain.functional.conv import conv_backward, conv_forward
+from minibrain.kernels import fast_twin
 from minibrain.saved import AttentionGateSaved
 
 
+@fast_twin
 def attention_gate_forward(
     skip, signal, skip_weight, signal_weight, bias, score_weight, score_bias
 ):
@@ -53,6 +55,7 @@ def attention_gate_forward(
     return attention * skip, saved
 
 
+@fast_twin
 def attention_gate_backward(dy, saved: AttentionGateSaved):
     """Gradients of attention_gate_forward, in the order of what went in."""
     skip, attention = saved.skip.x, saved.sigmoid.y

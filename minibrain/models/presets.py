@@ -18,7 +18,7 @@ def brain_3d(**overrides) -> UNet:
     return UNet(3, **_options_3d(**overrides))
 
 
-def brain_3d_attention(**overrides) -> UNet:
+def brain_3d_attention(**overrides) -> AttentionUNet:
     """brain_3d with an attention gate on each of its four skips: 5,671,656 parameters."""
     return AttentionUNet(3, **_options_3d(**overrides))
 
@@ -42,7 +42,7 @@ def brain_3d_small(**overrides) -> UNet:
     return brain_3d(**(SMALL_3D | overrides))
 
 
-def brain_3d_attention_small(**overrides) -> UNet:
+def brain_3d_attention_small(**overrides) -> AttentionUNet:
     """brain_3d_attention with its three upper levels and without dropout: 342,630 parameters."""
     return brain_3d_attention(**(SMALL_3D | overrides))
 

@@ -37,6 +37,8 @@ def flops(name: str, arguments: tuple, options: dict, result) -> int:
     if name == "adam_inplace":
         return ADAM_PER_VALUE * arguments[0].size
     operation, _, direction = name.rpartition("_")
+    if operation == "attention_gate":
+        return _attention_gate(direction, arguments, result)
     if operation in ("conv", "conv_transpose"):
         return _convolution(direction, arguments, options, result)
     per_value = PER_VALUE.get(operation, (0, 0))[direction == "backward"]
@@ -54,6 +56,18 @@ def _convolution(direction, arguments, options, result) -> int:
         return one_pass
     passes = 1 + options.get("input_gradient", True)
     return passes * one_pass + arguments[0].size  # the last is the bias gradient's sum
+
+
+def _attention_gate(direction, arguments, result) -> int:
+    """Three pointwise convolutions; between them an addition, a ReLU, a sigmoid and the gating."""
+    saved = result[1] if direction == "forward" else arguments[1]
+    weights = [conv.weight for conv in (saved.skip, saved.signal, saved.score)]
+    voxels = saved.skip.x.size // saved.skip.x.shape[-1]
+    products = sum(weight.size for weight in weights)
+    elementwise = 2 * weights[0].shape[-1] + 3 + saved.skip.x.shape[-1]
+    if direction == "forward":
+        return voxels * (2 * products + elementwise)
+    return voxels * (4 * products + elementwise + 3 * saved.skip.x.shape[-1])
 
 
 def _as_tuple(result) -> tuple:

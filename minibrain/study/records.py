@@ -1,6 +1,6 @@
 """What a traced step consists of."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -42,6 +42,14 @@ class Pass:
 
 
 @dataclass
+class Use:
+    """Who takes a result in, and what it calls the gradient that it sends back."""
+
+    by: str  # name of the node
+    gradient: str  # such as "dx"
+
+
+@dataclass
 class Node:
     """An operation of the network with both its passes."""
 
@@ -52,7 +60,7 @@ class Node:
     parameters: int
     forward: Pass
     saved: list[Saved]
-    skip_to: str | None = None  # the concatenation that uses the result a second time
+    uses: list[Use] = field(default_factory=list)  # of the result
     arriving: Measure | None = None  # the gradient of what forward made
     backward: Pass | None = None
 
@@ -80,15 +88,10 @@ class Trace:
         """The same as dicts, lists, strings and numbers; without pictures."""
         return asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k != "picture"})
 
-    def skip_gradients(self, node: Node) -> dict[str, Measure]:
-        """The two gradients that add up to the one arriving at a node with a skip connection, by
-        the operation that each comes from."""
-        follower = self.nodes[self.nodes.index(node) + 1]
-        concat = next(other for other in self.nodes if other.name == node.skip_to)
-        return {
-            follower.name: follower.backward.results["dx"],
-            concat.name: concat.backward.results["db"],
-        }
+    def meeting_gradients(self, node: Node) -> dict[str, Measure]:
+        """What comes back from each use of a node's result; what arrives there is their sum."""
+        by_name = {other.name: other for other in self.nodes}
+        return {use.by: by_name[use.by].backward.results[use.gradient] for use in node.uses}
 
     def freed_by(self, node: Node) -> int:
         """Bytes that are free once the backward of this node is over."""

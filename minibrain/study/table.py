@@ -1,7 +1,7 @@
 """A traced step as text, 100 columns wide: forward on the left, its mirror image on the right."""
 
-COLUMNS = {"": 1, "ms": 6, "FLOP": 6, "bytes": 6, "max": 7, "std": 7, "mean": 8}
-SPINE = 16  # name and channels, in the middle
+COLUMNS = {"": 2, "ms": 6, "FLOP": 6, "bytes": 6, "max": 7, "std": 7, "mean": 8}
+SPINE = 14  # name and channels, in the middle
 WIDTH = 100
 
 
@@ -26,7 +26,7 @@ def mirrored_table(trace) -> str:
             group = part
             lines.append(f" {part}  {_times(node.result.shape[1:-1])} ".center(WIDTH, "─"))
         channels = node.result.shape[-1] if node.result.shape else ""
-        spine = f"{name:<11}{channels:>5}"
+        spine = f"{name:<9}{channels:>5}"
         lines.append(f"{_forward_side(node)}│{spine}│{_backward_side(trace, node)}".rstrip())
     return "\n".join([*lines, "─" * WIDTH, *_legend()])
 
@@ -57,15 +57,15 @@ def _backward_side(trace, node) -> str:
 
 
 def _cells(each, size, measure) -> list[str]:
-    mark = "•" if each.twin == "fast" else "◦"
+    mark = "• " if each.twin == "fast" else "◦ "
     numbers = [_short(value) for value in (measure.max, measure.std, measure.mean)]
-    time, flops = _short(1e3 * each.seconds), _prefixed(each.flops)
+    time, flops = _milliseconds(each.seconds), _prefixed(each.flops)
     return [mark, time, flops, _prefixed(size) if size else "–", *numbers]
 
 
 def _row(cells, mirrored=False) -> str:
     texts = [f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS.values(), strict=True)]
-    return "".join(texts[::-1] if mirrored else texts)
+    return "".join([*texts[:0:-1], texts[0][::-1]] if mirrored else texts)
 
 
 def _legend() -> list[str]:
@@ -79,10 +79,15 @@ def _times(shape) -> str:
     return "×".join(map(str, shape))
 
 
+def _milliseconds(seconds: float) -> str:
+    ms = 1e3 * seconds
+    return f"{ms:.{2 if ms < 10 else 1 if ms < 1000 else 0}f}"
+
+
 def _short(value: float) -> str:
-    """At most seven characters."""
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    """At most six characters, and a minus."""
+    if value == 0 or 1e-2 <= abs(value) < 1e3:
+        return f"{value:.3g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 

@@ -17,10 +17,10 @@ from minibrain.layers import Chain
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.study.flops import flops
-from minibrain.study.records import Measure, Node, Pass, Saved, Trace
+from minibrain.study.records import Measure, Node, Pass, Saved, Trace, Use
 from minibrain.training import train_step
 
-# Names of what a backward returns, in order
+# Names of what a backward returns: first the gradients of the arrays that went in, in their order
 NORM_GRADIENTS = ("dx", "dgamma", "dbeta")
 GRADIENTS = {
     "conv": ("dx", "dweight", "dbias"),
@@ -29,6 +29,10 @@ GRADIENTS = {
     "instance_norm": NORM_GRADIENTS,
     "norm_relu": NORM_GRADIENTS,
     "concat": ("da", "db"),
+    "attention_gate": (
+        *("dskip", "dsignal"),
+        *("dskip_weight", "dsignal_weight", "dbias", "dscore_weight", "dscore_bias"),
+    ),
 }
 
 
@@ -57,8 +61,7 @@ def trace_step(
 class _Watcher:
     """Turns the calls that `kernels` tells of into nodes.
 
-    Arrays are told apart by id. That is safe: what is saved lives until its backward, and of what
-    is not saved the latest array with an id is the one alive.
+    What forward hands to backward is told apart by its id, which is safe: it lives until then.
     """
 
     def __init__(self, model, size, picture):
@@ -67,7 +70,7 @@ class _Watcher:
         self.nodes: list[Node] = []
         self.update: Pass | None = None
         self.begins: list[float] = []  # when the forward of each node began
-        self.maker: dict[int, Node] = {}  # by id of the array made
+        self.maker: dict[int, tuple[weakref.ref, Node]] = {}  # by id of the array made
         self.node_of: dict[int, Node] = {}  # by id of what its forward handed to its backward
         self.parameters = {id(p.value): name for name, p in model.named_parameters().items()}
         self.keeper = dict(self.parameters)  # by id of an array: who has kept it first
@@ -116,16 +119,22 @@ class _Watcher:
             self._forget(self.nodes.pop())
         y, saved = call.result
         arrays = [x for x in call.arguments if id(x) not in self.parameters]
-        inputs = [x for x in arrays if np.ndim(x) == self.model.rank + 2]
+        inputs = [x for x in arrays if getattr(x, "ndim", 0) == self.model.rank + 2]
         node = self._node(operation, call, inputs, y)
         self.begins.append(call.begin)
         self.nodes.append(node)
-        self.maker[id(y)], self.node_of[id(saved)] = node, node
+        self.node_of[id(saved)] = node
         node.saved += self._keep(saved, node.name)
-        if operation == "concat":
-            self.maker[id(inputs[1])].skip_to = node.name
+        for x, gradient in zip(inputs, GRADIENTS.get(operation, ("dx",)), strict=False):
+            made, maker = self.maker.get(id(x), (lambda: None, None))
+            if made() is x:
+                maker.uses.append(Use(node.name, gradient))
+        if y.ndim:
+            self.maker[id(y)] = weakref.ref(y), node
 
     def _forget(self, part: Node) -> None:
+        for node in self.nodes:
+            node.uses = [use for use in node.uses if use.by != part.name]
         self.keeper = {key: name for key, name in self.keeper.items() if name != part.name}
         self.node_of = {key: node for key, node in self.node_of.items() if node is not part}
 
@@ -141,20 +150,15 @@ class _Watcher:
         node.arriving, node.backward = self._measure(dy), self._pass(call, found)
 
     def _node(self, operation, call, inputs, y) -> Node:
-        like = y if np.ndim(y) else inputs[0]
+        name = self.layer or {"cce_dice_loss": "loss"}.get(operation, operation)
+        if any(node.name == name for node in self.nodes):
+            name = f"{name}.{operation}"  # a layer may consist of several operations
+        like = y if y.ndim else inputs[0]
         level = round(np.log2(self.size / like.shape[1]))
-        parameters = self.model.named_parameters()
-        return Node(
-            self.layer or {"cce_dice_loss": "loss"}.get(operation, f"{operation}{level}"),
-            operation,
-            level,
-            [tuple(x.shape) for x in inputs],
-            sum(
-                p.value.size for name, p in parameters.items() if name.startswith(f"{self.layer}.")
-            ),
-            self._pass(call, {"y": y}),
-            [],
-        )
+        own = [x for x in call.arguments if id(x) in self.parameters]
+        shapes = [tuple(x.shape) for x in inputs]
+        parameters = sum(x.size for x in own)
+        return Node(name, operation, level, shapes, parameters, self._pass(call, {"y": y}), [])
 
     def _pass(self, call, results) -> Pass:
         own = sum(end - begin for begin, end in self.own_work if begin >= call.begin)
