@@ -126,13 +126,13 @@ class RunFolder:
 
         Raises
         ------
-        InputError : neither can be used
+        InputError : neither can be used, or they are of another network
         """
         if not (self.last.exists() or self.previous.exists()):
             return None
         try:
             return checkpoint.load_training(self.last, model, optimizer)
-        except InputError as error:
+        except checkpoint.DamagedError as error:
             if not self.previous.exists():
                 raise
             warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
