@@ -13,9 +13,9 @@ import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cpu.buffers import empty
-from minibrain.kernels.cpu.planes import Sweep, as_volume
 from minibrain.kernels.cpu.reduce import channel_sum
 from minibrain.kernels.cpu.threads import each, scratch
+from minibrain.kernels.cpu.tiles import Tiles, as_volume
 from minibrain.saved import ConvSaved
 
 
@@ -118,55 +118,43 @@ class _Places(NamedTuple):
 def correlate(x, weight, padding, output_size, bias=None):
     """y[n,p,o] = bias[o] + Σ_{k,c} weight[k,c,o] · x[n, p + k − padding, c]."""
     y = empty((len(x), *output_size, weight.shape[-1]))
-    sweep = Sweep.over(x, weight.shape[:-2], padding, y)
-    matrix = sweep.matrix(weight)
+    tiles = Tiles.of(x, weight.shape[:-2], padding, y)
+    matrices = tiles.matrices(weight)
 
     def work(block):
-        sweep.clear(block)
-        for planes, patches in sweep.unfolded(block):
-            sweep.add_shares(block, planes, patches, matrix)
-        if bias is not None:
-            rows = sweep.output[block.n, :, block.rows]
-            rows += bias
+        tiles.restore(block, tiles.multiplied(tiles.transformed(block), matrices), bias)
 
-    each(work, sweep.blocks())
+    each(work, tiles.blocks())
     return y
 
 
 def _both_gradients(x, weight, dy, geometry):
-    """dx is the correlation of dy with the kernel turned around; dweight uses its unfolding."""
+    """dx is the correlation of dy with the kernel turned around; dweight uses its transform."""
     taps = weight.shape[:-2]
     turned = np.flip(weight, axis=tuple(range(len(taps)))).swapaxes(-1, -2)
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
     dx = empty(x.shape)
-    sweep = Sweep.over(dy, taps, padding, dx)
-    matrix, volume = sweep.matrix(turned), as_volume(x)
+    tiles = Tiles.of(dy, taps, padding, dx)
+    matrices, volume = tiles.matrices(turned), as_volume(x)
 
     def work(block):
-        dmatrix = np.zeros(matrix.shape, np.float32)
-        sweep.clear(block)
-        for planes, patches in sweep.unfolded(block):
-            sweep.add_shares(block, planes, patches, matrix)
-            dmatrix += patches.T @ sweep.gathered(block, planes, volume)
-        return dmatrix
+        v = tiles.transformed(block)
+        tiles.restore(block, tiles.multiplied(v, matrices))
+        return tiles.gradient(v, tiles.spread(block, volume))
 
-    dturned = sweep.kernel(sum(each(work, sweep.blocks())), turned.shape)
+    dturned = sum(each(work, tiles.blocks())).reshape(turned.shape)
     return dx, np.flip(dturned, axis=tuple(range(len(taps)))).swapaxes(-1, -2)
 
 
 def _weight_gradient(x, dy, geometry):
-    """Without dx it is x that is unfolded: the first layer has few channels."""
-    sweep = Sweep.over(x, geometry.kernel_size, geometry.padding, dy)
+    """Without dx it is x that is transformed: the first layer has few channels."""
+    tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, dy)
 
     def work(block):
-        shape = (sweep.kernel_rows, sweep.kernel_depth * dy.shape[-1])
-        dmatrix = np.zeros(shape, np.float32)
-        for planes, patches in sweep.unfolded(block):
-            dmatrix += patches.T @ sweep.gathered(block, planes, sweep.output)
-        return dmatrix
+        return tiles.gradient(tiles.transformed(block), tiles.spread(block, tiles.output))
 
     shape = (*geometry.kernel_size, x.shape[-1], dy.shape[-1])
-    return sweep.kernel(sum(each(work, sweep.blocks())), shape)
+    return sum(each(work, tiles.blocks())).reshape(shape)
 
 
 def _supported(x, weight):
