@@ -19,11 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.threads import scratch
 from minibrain.kernels.cpu.winograd import Filter, make_filter
 
-BLOCK_BYTES = 1_000_000  # of v and s in one block
-LEAST_BLOCKS = 4  # of a sample, for several threads to share, where there are so many tiles
+BLOCK_BYTES = 2_000_000  # of v and s in one block, or twice as much as the weights need
+MOST_SHARES = 4  # a sample is cut in so many blocks at least, for several threads to share,
+LEAST_VOXELS = 256  # unless they would be smaller: every block adds a weight gradient of its own
 
 
 def as_volume(x):
@@ -70,17 +72,26 @@ class Tiles(NamedTuple):
 
     def matrices(self, weight):
         """u from the weight (*K, C, O): (products, K·C, O)."""
-        along_rows = np.matmul(self.rows.kernel, weight.reshape(*self.taps[:2], -1))
-        along_both = self.planes.kernel @ along_rows.reshape(self.taps[0], -1)
-        return along_both.reshape(self.products, -1, weight.shape[-1])
+        channels, features = weight.shape[-2:]
+        u = empty((self.products, self.taps[2] * channels, features))
+        taps = weight.reshape(self.taps[0] * self.taps[1], -1)
+        np.matmul(self._kernel(), taps, out=u.reshape(self.products, -1))
+        return u
+
+    def _kernel(self):
+        """(products, KD·KH): how u is made from the taps along planes and rows."""
+        return np.kron(self.planes.kernel, self.rows.kernel)
 
     def blocks(self):
         """Cut the tiles of every sample into blocks, the same for any number of threads."""
-        _, depth, height, _, features = self.output.shape
+        channels = self.input.shape[4]
+        _, depth, height, width, features = self.output.shape
         planes, rows = -(-depth // self.planes.outputs), -(-height // self.rows.outputs)
-        tile_bytes = 4 * self.products * self.width * (self.input.shape[4] + features)
-        most = max(1, min(BLOCK_BYTES // tile_bytes, planes * rows // LEAST_BLOCKS))
-        high = min(rows, round(most**0.5) or 1)
+        tile_bytes = 4 * self.products * self.width * (channels + features)
+        shares = max(1, min(MOST_SHARES, depth * height * width // LEAST_VOXELS))
+        block_bytes = max(BLOCK_BYTES, 8 * self.products * self.taps[2] * channels * features)
+        most = max(1, min(block_bytes // tile_bytes, planes * rows // shares))
+        high = min(rows, round(most**0.5))
         deep = min(planes, most // high)
         return [
             Block(n, plane, row, min(deep, planes - plane), min(high, rows - row))
@@ -140,30 +151,27 @@ class Tiles(NamedTuple):
     def multiplied(self, v, matrices):
         """s: (products, positions, O)."""
         s = scratch("s", (*v.shape[:2], matrices.shape[-1]))
-        for windows, rows in self._windows(v, s):
-            np.matmul(windows, matrices, out=rows)
+        taps, (products, count, channels) = self.taps[2], v.shape
+        shape, steps = (
+            (products, count // taps, taps * channels),
+            (count * channels, taps * channels, 1),
+        )
+        for first in range(taps):
+            windows = _view(v, shape, steps, first * channels)
+            np.matmul(windows, matrices, out=s[:, first : count - taps + 1 : taps])
         return s
 
     def gradient(self, v, spread):
-        """Of the weight, Σ_p v[j, p + k, c] · spread[j, p, o], as (KD, KH, K·C·O)."""
-        shape = (len(v), self.taps[2] * v.shape[2], spread.shape[2])
-        total, part = scratch("total", shape), scratch("part", shape)
-        total.fill(0)
-        for windows, rows in self._windows(v, spread):
-            np.matmul(windows.swapaxes(1, 2), rows, out=part)
-            total += part
-        along_planes = self.planes.kernel.T @ total.reshape(self.planes.products, -1)
-        by_row = along_planes.reshape(self.taps[0], self.rows.products, -1)
-        return np.matmul(self.rows.kernel.T, by_row)
-
-    def _windows(self, v, s):
-        """K times every K-th window of v, as rows of matrices, with the rows of s for them."""
-        taps, (products, count, channels) = self.taps[2], v.shape
-        shape = (products, count // taps, taps * channels)
-        steps = (count * channels, taps * channels, 1)
-        for first in range(taps):
-            windows = _view(v, shape, steps, first * channels)
-            yield windows, s[:, first : count - taps + 1 : taps]
+        """Of the weight, Σ_p spread[j, p, o] · v[j, p + k, c], in the shape (*K, O, C)."""
+        taps, count = self.taps[2], v.shape[1] - self.taps[2] + 1
+        features, channels = spread.shape[2], v.shape[2]
+        du = scratch("du", (self.products, taps, features, channels))
+        for k in range(taps):
+            np.matmul(spread[:, :count].swapaxes(1, 2), v[:, k : k + count], out=du[:, k])
+        dweight = empty((*self.taps, features, channels))
+        by_tap = dweight.reshape(self.taps[0] * self.taps[1], -1)
+        np.matmul(self._kernel().T, du.reshape(self.products, -1), out=by_tap)
+        return dweight
 
     def restore(self, block, s, bias=None):
         """Write a block of the output."""
