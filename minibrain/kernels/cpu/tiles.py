@@ -91,8 +91,8 @@ class Tiles(NamedTuple):
         shares = max(1, min(MOST_SHARES, depth * height * width // LEAST_VOXELS))
         block_bytes = max(BLOCK_BYTES, 8 * self.products * self.taps[2] * channels * features)
         most = max(1, min(block_bytes // tile_bytes, planes * rows // shares))
-        high = min(rows, round(most**0.5))
-        deep = min(planes, most // high)
+        high = _even(rows, round(most**0.5))
+        deep = _even(planes, most // high)
         return [
             Block(n, plane, row, min(deep, planes - plane), min(high, rows - row))
             for n in range(len(self.output))
@@ -193,6 +193,11 @@ class Tiles(NamedTuple):
             part[...] = values
         else:
             np.add(values, np.tile(bias, self.output.shape[3]), out=part)
+
+
+def _even(count, most):
+    """The length of the longest of equal parts of a count, none above `most`."""
+    return -(-count // -(-count // most))
 
 
 def _view(array, shape, steps, first=0):
