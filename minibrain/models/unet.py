@@ -150,7 +150,7 @@ class UNet:
         dx = self.bottleneck.backward(dx, saved.pop())
         for encoder, down in zip(self.encoders[::-1], self.downs[::-1], strict=True):
             dx = down.backward(dx, saved.pop())
-            dx = dx + dskips.pop()  # the skip was used twice: its gradients add
+            dx += dskips.pop()  # the skip was used twice: its gradients add
             dx = encoder.backward(
                 dx, saved.pop(), input_gradient or encoder is not self.encoders[0]
             )
