@@ -33,6 +33,7 @@ FLOORS = [
         "comparison fitting",
         "experiment doctor gradcheck gradcheck_cases study",
         "prediction",
+        "verbs",
         "cli",
         "__main__",
     )
