@@ -1,6 +1,7 @@
 """The folder of a run: who may write to it, what lies where in it, and everything written there.
 
 config.json, splits.json        what was asked for, and which case is in which part
+task.json                       the names of the task, its channels and its classes
 metrics.csv, progress.png       a row and a point for every epoch
 checkpoints/                    best.npz and last.npz
 cost.json                       time and memory that training took
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from minibrain import checkpoint
 from minibrain.data import split
+from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.files import Lock, replacing
 from minibrain.models import UNet
@@ -39,7 +41,8 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
-        self.cost, self.summary = path / "cost.json", path / "summary.json"
+        self.task, self.cost = path / "task.json", path / "cost.json"
+        self.summary = path / "summary.json"
         self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
 
@@ -123,13 +126,13 @@ class RunFolder:
 
         Raises
         ------
-        InputError : neither can be used
+        InputError : neither can be used, or they are of another network
         """
         if not (self.last.exists() or self.previous.exists()):
             return None
         try:
             return checkpoint.load_training(self.last, model, optimizer)
-        except InputError as error:
+        except checkpoint.DamagedError as error:
             if not self.previous.exists():
                 raise
             warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
@@ -144,6 +147,11 @@ class RunFolder:
         with replacing(self.metrics) as file:
             file.write(table.getvalue().encode())
         plot_progress(history, self.progress)
+
+    def write_task(self, task: Task) -> None:
+        """What predicting must know of the task, which may be elsewhere by then."""
+        names = {"name": task.name, "channels": task.channels, "classes": task.classes}
+        _write_json(self.task, names)
 
     def write_summary(self, summary: dict) -> None:
         _write_json(self.summary, summary)

@@ -28,11 +28,12 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics bootstrap surfaces data training inference prediction environment "
-        "interruption",
+        "optimizers metrics bootstrap surfaces data training inference environment interruption",
         "checkpoint evaluation background report run_folder finished_run baseline cost judging "
         "comparison fitting",
         "experiment doctor gradcheck gradcheck_cases study",
+        "prediction",
+        "verbs",
         "cli",
         "__main__",
     )
