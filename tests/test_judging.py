@@ -188,6 +188,9 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
     refused(runs[:2], tmp_path, "no prediction of case BRATS_003")
     (runs[1] / "summary.json").unlink()
     refused(runs[:2], tmp_path, "shifted", "summary.json", "come to its end")
+    for content, words in (("{}", "lacks task, "), ("7", "cannot be read"), ("[]", "lacks")):
+        (runs[1] / "summary.json").write_text(content)
+        refused(runs[:2], tmp_path, "summary.json", words)
     (runs[1] / "summary.json").write_text("{")
     refused(runs[:2], tmp_path, "summary.json", "cannot be read")
 

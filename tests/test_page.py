@@ -407,6 +407,19 @@ def test_a_comparison_shows_every_run_beside_the_truth(browser, comparison_page)
     assert "−0.200 to +0.050" in text
 
 
+def test_a_report_on_predictions_alone_has_what_there_is(browser, tmp_path):
+    """No slices, settings, curves, background test or regions; a score that no case has."""
+    empty = np.zeros((3, 3, 1), np.uint8)
+    evaluation = evaluate([("A", Volume(empty, np.eye(4)), empty)], ("background", "heart"))
+    write_page(tmp_path / "r.html", "t", "task", ["CT"], [JudgedRun("a", evaluation)])
+    browser.problems.clear()
+    browser.open(tmp_path / "r.html")
+    assert browser.problems == []
+    heads = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")
+    assert heads == ["Scores", "Cases", "Confusion"]
+    assert "–" in browser.evaluate("document.querySelector('.tile strong').textContent")
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_sticks_out_at_the_side(width, run_page, comparison_page, browser):
     browser.resize(width)
