@@ -194,16 +194,22 @@ def _doctor(verbs) -> None:
     _verb(
         verbs,
         "doctor",
-        "show versions, processor and GPU, and test the arithmetic",
-        "minibrain doctor",
+        "show versions, processor and GPU, and test the arithmetic; or check a checkpoint",
+        "minibrain doctor runs/brain_3d-1/checkpoints/last.npz",
         doctor,
+    ).add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT", help="show what is in it, check every byte"
     )
 
 
-def doctor() -> int:
-    """Print what this installation can do; 1 if its arithmetic is wrong."""
+def doctor(checkpoint: str | None) -> int:
+    """Print what this installation can do, 1 if its arithmetic is wrong; or what a file holds."""
+    from minibrain.checkpoint import describe
     from minibrain.doctor import report
 
+    if checkpoint is not None:
+        print(describe(Path(checkpoint)))
+        return 0
     text, sound = report()
     print(text)
     return 0 if sound else 1

@@ -158,8 +158,8 @@ def _run(config: Config, folder: RunFolder) -> None:
             folder,
         )
         trainer.restore()
-        folder.write_task(task)
         folder.start(asdict(config), parts)
+        folder.write_task(task)
         trainer.fit()
     checkpoint.load_network(folder.best, model)
     predicting = partial(predict, model, **_seen(config))
