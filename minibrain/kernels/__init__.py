@@ -5,8 +5,8 @@ the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy ar
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
 reference. What one saves for backward the other can use: both know only `minibrain.saved`.
 
-With MINIBRAIN_TRACE=1 in the environment every call says on stderr who computed it, and how long
-that took.
+With MINIBRAIN_TRACE=1 in the environment every call says on stderr who computed it, how long that
+took, and of a convolution how many GFLOP/s that were, counted as a direct one.
 """
 
 import os
@@ -15,8 +15,10 @@ import time
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 
 from minibrain.arrays import array_module
+from minibrain.saved import ConvSaved
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 TRACE = os.environ.get("MINIBRAIN_TRACE") == "1"
@@ -42,7 +44,7 @@ def fast_twin(reference):
         if result is NotImplemented:
             result, who = reference(*arguments, **options), "reference"
         if TRACE:
-            _report(name, who, _first_array(arguments), time.perf_counter() - begin)
+            _report(name, who, arguments, result, time.perf_counter() - begin)
         return result
 
     operation.reference, operation.fast = reference, fast
@@ -68,6 +70,21 @@ def _find_twin(array_package: str, module: str, name: str):
     return getattr(import_module(path), name, None)
 
 
-def _report(name, who, array, seconds):
+def _report(name, who, arguments, result, seconds):
+    array = _first_array(arguments)
     shape = "x".join(map(str, array.shape))
-    print(f"minibrain: {name} {shape} {array.dtype} {who} {seconds * 1e3:.2f} ms", file=sys.stderr)
+    line = f"minibrain: {name} {shape} {array.dtype} {who} {seconds * 1e3:.2f} ms"
+    if flops := _flops(arguments, result):
+        line += f" {flops / seconds / 1e9:.1f} GFLOP/s"
+    print(line, file=sys.stderr)
+
+
+def _flops(arguments, result):
+    """Of a convolution, two for every product of forward and of each gradient; 0 of all else."""
+    results = result if isinstance(result, tuple) else (result,)
+    for values, times in ((results, 1), (arguments, sum(x is not None for x in results[:2]))):
+        for saved in values:
+            if isinstance(saved, ConvSaved):
+                voxels = len(saved.x) * prod(saved.geometry.output_size)
+                return 2 * times * voxels * prod(saved.weight.shape)
+    return 0
