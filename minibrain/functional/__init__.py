@@ -15,6 +15,7 @@ from minibrain.functional.activation import (
     softmax_backward,
     softmax_forward,
 )
+from minibrain.functional.attention import attention_gate_backward, attention_gate_forward
 from minibrain.functional.conv import (
     conv_backward,
     conv_forward,
@@ -46,6 +47,8 @@ from minibrain.functional.pooling import (
 )
 
 __all__ = [
+    "attention_gate_backward",
+    "attention_gate_forward",
     "batch_norm_backward",
     "batch_norm_forward",
     "cce_dice_loss_backward",
