@@ -64,8 +64,9 @@ def assert_close(got, want, length):
         return
     got, want = np.asarray(host(got)), np.asarray(host(want))
     assert got.shape == want.shape
-    differ = got != want  # equal infinities do not
-    error = np.abs(got[differ] - want[differ])
+    with np.errstate(invalid="ignore"):
+        differ = got != want  # equal infinities do not
+        error = np.abs(got[differ] - want[differ])
     largest = np.abs(want[np.isfinite(want)]).max(initial=0)
     bound = length * (EPS * largest + np.finfo(np.float32).tiny)
     if got.dtype == BFLOAT16 and length:
