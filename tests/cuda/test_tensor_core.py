@@ -84,7 +84,7 @@ def reference(name, weight, **options):
 def check_planes(case, schedule, edit=None):
     shape, inputs, outputs, blocks = PLANES[case]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv_planes, "BLOCKS", blocks)
+        patch.setattr(conv_planes, "BLOCKS", {2: blocks, 3: blocks})
         patch.setattr(conv_planes, "GRADIENT_BLOCKS", blocks)
         check_conv("conv_planes", shape, 3, inputs, outputs, schedule, edit)
 

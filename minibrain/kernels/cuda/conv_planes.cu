@@ -308,7 +308,7 @@ __device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *pa
 
 }  // namespace gradient
 
-extern "C" __global__ void __launch_bounds__(correlation::THREADS, 3)
+extern "C" __global__ void __launch_bounds__(correlation::THREADS, 5)
 correlate_4_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y, Problem p) {
     correlation::correlate<4, 1>(x, weight, bias, y, p);
 }
@@ -318,7 +318,7 @@ correlate_4_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfl
     correlation::correlate<4, 3>(x, weight, bias, y, p);
 }
 
-extern "C" __global__ void __launch_bounds__(correlation::THREADS, 3)
+extern "C" __global__ void __launch_bounds__(correlation::THREADS, 5)
 correlate_16_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y, Problem p) {
     correlation::correlate<16, 1>(x, weight, bias, y, p);
 }
@@ -328,7 +328,7 @@ correlate_16_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bf
     correlation::correlate<16, 3>(x, weight, bias, y, p);
 }
 
-extern "C" __global__ void __launch_bounds__(correlation::THREADS, 3)
+extern "C" __global__ void __launch_bounds__(correlation::THREADS, 5)
 correlate_32_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y, Problem p) {
     correlation::correlate<32, 1>(x, weight, bias, y, p);
 }

@@ -4,7 +4,12 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import MULTIPROCESSORS, ceil_divide, contiguous
+from minibrain.kernels.cuda.arguments import (
+    MULTIPROCESSORS,
+    SHARED_BYTES,
+    ceil_divide,
+    contiguous,
+)
 from minibrain.kernels.cuda.conv_weights import pack_weights
 from minibrain.kernels.cuda.reduce import add_parts
 
@@ -14,7 +19,8 @@ GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}
 SIZES = ("samples", "depth", "height", "width", "inputs", "outputs")
 PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
 
-BLOCKS, GRADIENT_BLOCKS = 3 * MULTIPROCESSORS, 4 * MULTIPROCESSORS  # that run at the same time
+# blocks that run at the same time: by their registers, on each multiprocessor
+BLOCKS, GRADIENT_BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}, 4 * MULTIPROCESSORS
 MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared memory
 
 
@@ -43,9 +49,10 @@ def _correlate(x, packed, bias, outputs):
     (x,) = contiguous(x)
     rank, inputs = x.ndim - 2, x.shape[-1]
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
-    problem, planes = _problem(x, outputs, HEIGHT, BLOCKS // (outputs // 16))
-    y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
+    blocks = min(BLOCKS[rank], MULTIPROCESSORS * (SHARED_BYTES // shared_bytes))
+    problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
+    y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
     grid = (ceil_divide(planes, int(problem["share"])), outputs // 16)
     kernel, arguments = f"conv_planes.correlate_{chunk}_{rank}d", [x, packed, bias, y, problem]
     loader.launch(kernel, grid, (32 * WARPS,), arguments, shared_bytes)

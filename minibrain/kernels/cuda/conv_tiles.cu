@@ -16,6 +16,7 @@ struct Row {
     Position position;
     bool there;
 
+    __device__ Row() = default;
     __device__ Row(int number, int total, const Geometry &g)
         : sample(number / g.output_voxels()),
           position(position_of(number % g.output_voxels(), g.output)), there(number < total) {}
@@ -39,6 +40,10 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
     int taps = scatter ? 1 : g.taps(), chunks = inputs / STEP, steps = taps * chunks;
     int from_voxels = scatter ? g.output_voxels() : g.input_voxels();
 
+    Row rows[M];  // that this thread copies an octet of
+#pragma unroll
+    for (int i = 0; i < M; ++i) rows[i] = Row(first + threadIdx.x / 4 + 32 * i, total, g);
+
     auto copy = [&](int step) {
         int tap = step / chunks, channel = step % chunks * STEP;
         char *stage = stages + step % STAGES * BYTES;
@@ -47,8 +52,7 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
         int octet = threadIdx.x % 4;
 #pragma unroll
         for (int i = 0; i < M; ++i) {
-            int number = first + threadIdx.x / 4 + 32 * i;
-            Row row(number, total, g);
+            const Row &row = rows[i];
             int source = scatter ? number_of(row.position, g.output) : input_voxel(row.position, k, g);
             bool here = row.there && source >= 0;
             Index voxel = here ? (Index)row.sample * from_voxels + source : 0;
@@ -76,7 +80,7 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
         close_group();
         const char *stage = stages + step % STAGES * BYTES;
         const uint4 *weights = reinterpret_cast<const uint4 *>(stage + STEP / 8 * PITCH);
-        const char *rows = stage + 16 * (16 * M * warp_m + lane % 16) + lane / 16 * PITCH;
+        const char *corner = stage + 16 * (16 * M * warp_m + lane % 16) + lane / 16 * PITCH;
 #pragma unroll
         for (int k = 0; k < STEP / 16; ++k) {
             uint4 w[N];
@@ -85,7 +89,7 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
 #pragma unroll
             for (int m = 0; m < M; ++m) {
                 unsigned a[4];
-                load_matrices(a, rows + 16 * 16 * m + 2 * k * PITCH);
+                load_matrices(a, corner + 16 * 16 * m + 2 * k * PITCH);
 #pragma unroll
                 for (int n = 0; n < N; ++n) {
                     multiply_add(sums[m][n][0], a, w[n].x, w[n].y);
