@@ -114,7 +114,7 @@ FAULTS = {
     "a part's share too small": (NORM, "share = ceil_divide(voxels, gridDim.x)",
                                  "share = voxels / gridDim.x"),
     "a row's sum left out": (NORM, "int row = 0; row <", "int row = 1; row <"),
-    "a part left out": (CONV, "part < parts; ++part", "part < parts - 1; ++part"),
+    "a part left out": (CONV, "part < parts; part += LANES", "part < parts - 1; part += LANES"),
     "statistics of the wrong group": (NORM, "mean += blockIdx.z * channels;", ""),
     "last of equal values wins": (POOL, "value > largest)", "value >= largest)"),
     "gradient to every window": (POOL, "&& winner[from] == tap", ""),
