@@ -82,7 +82,7 @@ def to_device(x, device: str):
 
 def to_host(x) -> np.ndarray:
     """x as a NumPy array."""
-    return x if isinstance(x, np.ndarray) else x.get()
+    return np.asarray(x) if isinstance(x, np.ndarray | np.generic) else x.get()
 
 
 def like(x, other):

@@ -4,13 +4,56 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
+from tqdm import tqdm
 
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task
-from minibrain.data.prepare import PreparedCase, restore
-from minibrain.metrics import confusion_matrix
+from minibrain.data.prepare import PreparedCase, crop, restore
+from minibrain.metrics import confusion_matrix, summarize
+from minibrain.report.plots import plot_case
+from minibrain.report.tables import class_table, scores_as_dict
+from minibrain.run_folder import RunFolder
 
 VOXELS_PER_CASE = 5000  # that the voxel-wise classifier learns from
+
+
+def judge(predict, train, test, task: Task, folder: RunFolder, *, seed: int) -> None:
+    """Predict the held-out cases, write them out, and print how good they are.
+
+    Parameters
+    ----------
+    predict : as in predict_cases
+    train, test : sequences of prepared cases; the voxel-wise classifier learns from the first
+    seed : of the voxel-wise classifier
+    """
+    confusions = []
+    predicting = predict_cases(predict, test, task)
+    for case, prediction, truth in tqdm(predicting, "held out", len(test), unit="case"):
+        nifti.write_prediction(folder.prediction(case.name), prediction, truth.affine)
+        confusions.append(confusion_matrix(truth.array, prediction, len(task.classes)))
+        in_box = (crop(array, case.geometry) for array in (truth.array, prediction))
+        plot_case(case.image, *in_box, task.classes, folder.picture(case.name), title=case.name)
+    confusions = np.stack(confusions)
+    voxelwise = evaluate(voxelwise_classifier(train, seed), test, task)
+    folder.write_summary(
+        {
+            "network": scores_as_dict(confusions, task.classes),
+            "voxelwise classifier": scores_as_dict(voxelwise, task.classes),
+        }
+    )
+    _print_results(confusions, voxelwise, task, folder)
+
+
+def _print_results(confusions, voxelwise, task: Task, folder: RunFolder) -> None:
+    print(f"\n{len(confusions)} held-out cases, in the space of their files\n")
+    print(class_table(confusions, task.classes))
+    print("\nwritten to", folder.path)
+    for path in (folder.summary, folder.metrics, folder.progress, folder.best):
+        print(f"  {path}")
+    print(f"  {folder.prediction('*')}, {folder.picture('*')}\n")
+    baseline = summarize(voxelwise).pooled_foreground_mean
+    print(f"voxel-wise classifier without context: {baseline:.3f}")
+    print(f"held-out mean foreground IoU: {summarize(confusions).pooled_foreground_mean:.3f}")
 
 
 def predict_cases(

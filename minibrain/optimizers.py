@@ -82,7 +82,7 @@ class Adam:
         self.mean, self.square = (array_module(first).zeros(size, first.dtype) for _ in range(2))
 
     def step(self):
-        """Change every parameter in place along its gradient; the moments follow its dtype."""
+        """Change every parameter in place, against its gradient; the moments follow its dtype."""
         values = [parameter.value for parameter in self.parameters]
         gradients = [parameter.grad for parameter in self.parameters]
         self.mean, self.square = (like(m, gradients[0]) for m in (self.mean, self.square))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from minibrain.errors import InputError
 from minibrain.files import replacing
 
 
@@ -14,7 +15,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
             file.write(b"half of the n")
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="file: cannot be written: disk full"):
         write_until_the_disk_is_full()
     assert path.read_bytes() == b"old"
     with replacing(path) as file:

@@ -22,6 +22,7 @@ from minibrain.data.nifti import (
     write_image,
     write_prediction,
 )
+from minibrain.errors import InputError
 
 AFFINE = np.array([[-0.9, 0.1, 0, 90], [0.1, 0.9, 0, -126], [0, 0, 1.2, -72], [0, 0, 0, 1.0]])
 FUZZ = settings(max_examples=1000, derandomize=True, deadline=None, database=None)
@@ -469,7 +470,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise failure
 
     monkeypatch.setattr(os, step, fail)
-    expected = NiftiError if isinstance(failure, OSError) else KeyboardInterrupt
+    expected = InputError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         write_prediction(path, np.ones((2, 2, 2), np.uint8), AFFINE)
     assert path.read_bytes() == before
@@ -492,7 +493,7 @@ def test_a_refused_write_names_the_file_and_writes_nothing(tmp_path):
         ((path.with_suffix(".npz"), labels, AFFINE), ".nii.gz"),
         ((tmp_path / "absent" / "P.nii", labels, AFFINE), "No such file"),
     ]:
-        with pytest.raises(NiftiError, match=reason) as caught:
+        with pytest.raises(InputError, match=reason) as caught:
             write_prediction(*arguments)
         assert str(caught.value).startswith(f"{arguments[0]}: ")
     for voxels in (an_image(dtype=np.float64), np.full((2, 2, 2), np.nan, np.float32), labels):

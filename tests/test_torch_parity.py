@@ -1,25 +1,24 @@
 """Step for step equal to PyTorch, in float64: each operation, and training both networks.
 
-The peers are built from the description of the networks in torch.nn's own words; nothing of ours
-but the initial weights goes into them.
+The peers are `benchmarks/torch_unet.py`; nothing of ours but the initial weights goes into them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 import minibrain.functional as F
-from minibrain.models import brain_2d, brain_3d
+from minibrain.models import AttentionUNet, brain_2d, brain_3d, brain_3d_attention
 from minibrain.optimizers import Adam
 
 torch = pytest.importorskip("torch")
+torch_unet = import_module("benchmarks.torch_unet")  # after torch, which may be absent
 nn = torch.nn
 torch.set_num_threads(1)  # the other core is ours
-
-CHANNELS = (16, 32, 64, 128, 256)
-STEPS = 20
 
 
 # Layouts: ours are channels last, (N, *S, C) and (*K, C, O); those of torch channels first
@@ -184,28 +183,15 @@ def test_activations(name, function, rank):
     assert_pair(y, saved, getattr(F, f"{name}_backward"), function(*leaves), leaves, rng)
 
 
-def torch_dice_loss(logits, labels, smooth=1.0, per_sample=False):
-    """1 − mean over classes, and samples if each counts for itself, of the soft Dice."""
-    p = torch.softmax(logits, dim=1)
-    t = nn.functional.one_hot(labels, logits.shape[1]).movedim(-1, 1)
-    axes = [*(() if per_sample else (0,)), *range(2, logits.ndim)]
-    return 1 - ((2 * (p * t).sum(axes) + smooth) / ((p + t).sum(axes) + smooth)).mean()
-
-
-def torch_loss(logits, labels):
-    """Half cross-entropy, half soft Dice: the loss of both networks."""
-    return 0.5 * nn.functional.cross_entropy(logits, labels) + 0.5 * torch_dice_loss(logits, labels)
-
-
 @RANKS
 @SEEDS
 @pytest.mark.parametrize(
     ("name", "function", "options"),
     [
         ("cross_entropy", nn.functional.cross_entropy, {}),
-        ("dice_loss", torch_dice_loss, {}),
-        ("dice_loss", torch_dice_loss, {"per_sample": True, "smooth": 1e-6}),
-        ("cce_dice_loss", torch_loss, {}),
+        ("dice_loss", torch_unet.dice_loss, {}),
+        ("dice_loss", torch_unet.dice_loss, {"per_sample": True, "smooth": 1e-6}),
+        ("cce_dice_loss", torch_unet.cce_dice_loss, {}),
     ],
 )
 def test_losses(name, function, options, seed, rank):
@@ -224,71 +210,14 @@ def test_losses(name, function, options, seed, rank):
 # The networks
 
 
-class Block(nn.Sequential):
-    """Two 3^n convolutions, each with its norm and ReLU; a plain end has neither."""
-
-    def __init__(self, conv, norm, incoming, channels, plain_end=False):
-        layers = [conv(incoming, channels, 3, padding=1), *norm(channels), nn.ReLU()]
-        layers += [conv(channels, channels, 3, padding=1)]
-        layers += [] if plain_end else [*norm(channels), nn.ReLU()]
-        super().__init__(*layers)
+def attention_2d(**options):
+    return AttentionUNet(2, 2, 4, norm="none", up="nearest", initializer="glorot", **options)
 
 
-class Peer(nn.Module):
-    """Encoder, bottleneck and decoder with skips; parts are registered from input to output."""
-
-    def __init__(self, conv, norm, up, incoming, plain_end):
-        super().__init__()
-        widths = (incoming, *CHANNELS)
-        self.encoders = nn.ModuleList(
-            [Block(conv, norm, widths[i], widths[i + 1]) for i in range(4)]
-        )
-        self.bottleneck = Block(conv, norm, CHANNELS[3], CHANNELS[4])
-        self.ascent = nn.ModuleList()
-        for i in (3, 2, 1, 0):
-            above, channels = up(CHANNELS[i + 1], CHANNELS[i])
-            self.ascent.append(above)
-            plain = plain_end and i == 0
-            self.ascent.append(Block(conv, norm, channels + CHANNELS[i], CHANNELS[i], plain))
-        self.head = conv(CHANNELS[0], 4, 1)
-        self.pool = nn.MaxPool3d(2) if conv is nn.Conv3d else nn.MaxPool2d(2)
-
-    def forward(self, x):
-        skips = []
-        for encoder in self.encoders:
-            skips.append(encoder(x))
-            x = self.pool(skips[-1])
-        x = self.bottleneck(x)
-        for up, decoder in zip(self.ascent[::2], self.ascent[1::2], strict=True):
-            x = decoder(torch.cat([up(x), skips.pop()], dim=1))
-        return self.head(x)
-
-
-def instance_norm_3d(channels):
-    return [nn.InstanceNorm3d(channels, eps=1e-5, affine=True)]
-
-
-def transposed_3d(incoming, channels):
-    conv = nn.ConvTranspose3d(incoming, channels, 2, stride=2)
-    return nn.Sequential(conv, *instance_norm_3d(channels), nn.ReLU()), channels
-
-
-def nearest_2d(incoming, channels):
-    return nn.Upsample(scale_factor=2, mode="nearest"), incoming
-
-
-def peer_3d():
-    return Peer(nn.Conv3d, instance_norm_3d, transposed_3d, 4, plain_end=True)
-
-
-def peer_2d():
-    return Peer(nn.Conv2d, lambda channels: [], nearest_2d, 2, plain_end=False)
-
-
-def train_ours(network, images, labels, learning_rate):
+def train_ours(network, images, labels, learning_rate, steps):
     optimizer = Adam(network.named_parameters(), learning_rate=learning_rate)
     losses = []
-    for step in range(STEPS):
+    for step in range(steps):
         logits, saved = network.forward(images, training=True, step=step)
         loss, loss_saved = F.cce_dice_loss_forward(logits, labels)
         optimizer.zero_grad()
@@ -298,11 +227,11 @@ def train_ours(network, images, labels, learning_rate):
     return losses
 
 
-def train_torch(peer, images, labels, learning_rate):
+def train_torch(peer, images, labels, learning_rate, steps):
     optimizer = torch.optim.Adam(peer.parameters(), lr=learning_rate)
     images, labels, losses = to_torch(images), torch.from_numpy(labels), []
-    for _ in range(STEPS):
-        loss = torch_loss(peer(images), labels)
+    for _ in range(steps):
+        loss = torch_unet.cce_dice_loss(peer(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -311,14 +240,30 @@ def train_torch(peer, images, labels, learning_rate):
 
 
 @pytest.mark.parametrize(
-    ("network", "peer", "shape", "learning_rate", "count"),
+    ("network", "peer", "shape", "learning_rate", "steps", "count"),
     [
-        (brain_3d, peer_3d, (2, 32, 32, 32, 4), 1e-4, 5_649_652),
-        (brain_2d, peer_2d, (2, 64, 64, 2), 1e-3, 1_962_532),
+        (brain_3d, torch_unet.peer_3d, (2, 32, 32, 32, 4), 1e-4, 20, 5_649_652),
+        (brain_2d, torch_unet.peer_2d, (2, 64, 64, 2), 1e-3, 20, 1_962_532),
+        (
+            brain_3d_attention,
+            partial(torch_unet.peer_3d, join=torch_unet.GatedJoin),
+            (1, 32, 32, 16, 4),
+            1e-4,
+            5,
+            5_671_656,
+        ),
+        (
+            attention_2d,
+            partial(torch_unet.peer_2d, join=torch_unet.GatedJoin),
+            (2, 32, 32, 2),
+            1e-3,
+            5,
+            1_995_416,
+        ),
     ],
-    ids=["brain_3d", "brain_2d"],
+    ids=["brain_3d", "brain_2d", "brain_3d_attention", "2D attention"],
 )
-def test_twenty_steps_of_training_are_those_of_torch(network, peer, shape, learning_rate, count):
+def test_steps_of_training_are_those_of_torch(network, peer, shape, learning_rate, steps, count):
     rng = np.random.default_rng(0)
     images = rng.standard_normal(shape)
     labels = rng.integers(0, 4, shape[:-1])
@@ -328,13 +273,14 @@ def test_twenty_steps_of_training_are_those_of_torch(network, peer, shape, learn
     for (_, parameter), twin in pairs:
         parameter.value = parameter.value.astype(np.float64)
         twin.data.copy_(weight_to_torch(parameter.value))
+    task = images, labels, learning_rate, steps
     with threadpool_limits(1), ThreadPoolExecutor() as side_by_side:  # each on a core of its own
-        losses = side_by_side.submit(train_ours, ours, images, labels, learning_rate)
-        their_losses = side_by_side.submit(train_torch, theirs, images, labels, learning_rate)
+        losses = side_by_side.submit(train_ours, ours, *task)
+        their_losses = side_by_side.submit(train_torch, theirs, *task)
     losses = losses.result()
     np.testing.assert_allclose(losses, their_losses.result(), rtol=1e-9)
     assert losses[-1] < losses[0]
     for (name, parameter), twin in pairs:
         expected = twin.detach()
         difference = (weight_to_torch(parameter.value) - expected).abs().max()
-        assert difference <= 1e-7 * max(1, expected.abs().max()), name
+        assert difference <= 1e-9 * max(1, expected.abs().max()), name

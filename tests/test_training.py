@@ -95,12 +95,12 @@ def test_a_network_that_diverged_has_a_loss_that_is_nan_and_no_warning():
 @pytest.mark.parametrize(
     ("preset", "shape"),
     [
-        (brain_3d, (1, 32, 32, 32, 4)),
+        (brain_3d, (2, 32, 32, 32, 4)),
         (brain_3d_small, (2, 24, 24, 16, 4)),
         (brain_2d_small, (4, 64, 64, 2)),
     ],
 )
-def test_the_memory_estimate_is_near_the_peak_of_a_step(preset, shape):
+def test_the_memory_estimate_is_not_below_the_peak_of_a_step_and_not_far_above(preset, shape):
     estimate = estimate_memory(preset(), shape)
     images, labels = a_batch(shape)
     tracemalloc.start()
@@ -110,7 +110,7 @@ def test_the_memory_estimate_is_near_the_peak_of_a_step(preset, shape):
         train_step(network, optimizer, images, labels, step)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.65 * peak < estimate < 1.35 * peak
+    assert peak < estimate < 1.5 * peak
 
 
 @pytest.mark.parametrize("norm", ["none", "instance", "batch"])
@@ -273,7 +273,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(trained, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"last\.npz: cannot be written: No space left"):
         checkpoint.save(path, network, optimizer, {})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

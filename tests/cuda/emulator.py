@@ -4,6 +4,7 @@ The .cu sources are compiled as they are, behind `emulation.h`; only the header 
 has `emulated_tensor_core.h` in its place. The launchers are untouched: their grids, shared memory
 and arguments are what runs here. Every array is handed over as a copy between
 two strips of NaN, so what is read beside it poisons the result, and what is written is found.
+Where arrays are too large to copy, only the first and last blocks run, on the arrays themselves.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,8 @@ KINDS = str.maketrans("uV", "if")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
 LATE_COPIES = 4  # to be added to a schedule
 HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
+LARGE = 2**30  # bytes
+END_BLOCKS = 2
 
 
 class EmulationError(AssertionError):
@@ -57,23 +61,22 @@ class Emulator:
     def __init__(self, schedule=0, edit=None):
         self.schedule, self.edit, self.launches = schedule, edit, []
 
-    def launch(self, name, grid, block, arguments, shared_bytes=0, *, blocks=None):
-        """`loader.launch`; `blocks`, a range, runs a few blocks of the grid, on the arrays
-        themselves and not on copies."""
+    def launch(self, name, grid, block, arguments, shared_bytes=0):
+        """`loader.launch`."""
         grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
-        first, end = (blocks.start, blocks.stop) if blocks else (0, int(np.prod(grid)))
-        launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
         values = [loader.packed(argument) for argument in arguments]
-        arrays = [] if blocks else [value._host for value in values if _is_on_device(value)]
-        guarded = {_place(array): _Guarded(array) for array in arrays}
+        arrays = [value._host for value in values if _is_on_device(value)]
+        large = any(array.nbytes > LARGE for array in arrays)
+        guarded = {_place(array): _Guarded(array) for array in arrays if not large}
         pointers = [_parameter(value, guarded) for value in values]
         array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
         run, signature = self._kernel(name, loader.real_type(arguments))
         _check_types(name, signature, values)
-        error = run(ctypes.byref(launch), array, len(pointers))
         self.launches.append(name)
-        if error:
-            raise EmulationError(f"{name}: {error.decode()}")
+        for first, end in _ends(prod(grid)) if large else [(0, prod(grid))]:
+            launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
+            if error := run(ctypes.byref(launch), array, len(pointers)):
+                raise EmulationError(f"{name}: {error.decode()}")
         for copy in guarded.values():
             copy.give_back(name)
 
@@ -89,6 +92,12 @@ class Emulator:
     def _source(self, file):
         source = loader.source(file).replace(loader.header("tensor_core.cuh"), "")
         return source.replace(*self.edit) if self.edit else source
+
+
+def _ends(blocks):
+    if blocks <= 2 * END_BLOCKS:
+        return [(0, blocks)]
+    return [(0, END_BLOCKS), (blocks - END_BLOCKS, blocks)]
 
 
 class _Guarded:
@@ -164,15 +173,15 @@ def _compiled(source):
 
 
 @contextmanager
-def emulated(schedule=0, edit=None):
+def emulated(schedule=0, edit=None, empty=None):
     """Meanwhile arrays of `standin` are a device's: their operations go to the CUDA launchers, and
-    the kernels these launch run here. What the launchers allocate is full of NaN."""
+    the kernels these launch run here. What the launchers allocate is full of NaN, or `empty`."""
     emulator = Emulator(schedule, edit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(kernels.DEVICES, "standin", "cuda")
         patch.setattr(loader, "launch", emulator.launch)
         patch.setattr(loader, "address", _address)
-        patch.setattr(standin, "empty", _poisoned, raising=False)
+        patch.setattr(standin, "empty", empty or _poisoned, raising=False)
         kernels._find_twin.cache_clear()
         yield emulator
     kernels._find_twin.cache_clear()

@@ -112,7 +112,7 @@ def _fit(logits, labels):
 
 def _int32(labels):
     """Labels as kernels take them; one that needs more bits becomes -1, which is no class."""
-    narrow = labels.astype(np.int32)
+    narrow = labels.astype(np.int32, copy=False)
     if labels.dtype.itemsize < 8:
         return narrow
     return array_module(labels).where(narrow == labels, narrow, np.int32(-1))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minibrain.arrays import array_module
-from minibrain.geometry import conv_geometry, kernel_extent, per_axis
+from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
@@ -21,8 +21,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
         return NotImplemented
     stride = kernel_size if stride is None else stride
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
-    extents = map(kernel_extent, geometry.kernel_size, geometry.dilation)
-    if any(max(pair) >= extent for pair, extent in zip(geometry.padding, extents, strict=True)):
+    if axis_of_padding_only(geometry) is not None:
         return NotImplemented  # the reference says what is wrong
     if not numbered(geometry):
         return NotImplemented
