@@ -11,7 +11,7 @@ FILES = sorted(path.stem for path in loader.SOURCES.glob("*.cu"))
 VARIANTS = [
     (file, real)
     for file in FILES
-    for real in (("float", "bfloat16") if "Real" in loader.header(f"{file}.cu") else ("float",))
+    for real in (("float", "bfloat16") if "Real" in loader.included(f"{file}.cu") else ("float",))
 ]
 
 

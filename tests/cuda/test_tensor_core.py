@@ -174,11 +174,13 @@ def test_transposed_convolution(case, schedule):
     check_transposed(case, schedule)
 
 
+PLANES_FILES = {"conv_weights", "conv_planes", "conv_planes_gradient"}
+
 # kernel size, samples and size, input and output channels; files whose kernels are to be launched
 ROUTES = [
-    ("conv", 3, (1, 3, 4, 5), 4, 16, {"conv_weights", "conv_planes", "conv", "reduce"}),
-    ("conv", 3, (1, 3, 4, 5), 32, 16, {"conv_weights", "conv_planes", "reduce"}),
-    ("conv", 3, (1, 3, 4), 128, 64, {"conv_weights", "conv_tiles", "conv_planes", "reduce"}),
+    ("conv", 3, (1, 3, 4, 5), 4, 16, {*PLANES_FILES, "conv", "reduce"}),
+    ("conv", 3, (1, 3, 4, 5), 32, 16, {*PLANES_FILES, "reduce"}),
+    ("conv", 3, (1, 3, 4), 128, 64, {*PLANES_FILES, "conv_tiles", "reduce"}),
     ("conv", 1, (1, 3, 4, 5), 16, 4, {"conv_pointwise", "reduce"}),
     ("conv", 3, (1, 3, 4, 5), 3, 16, {"conv", "reduce"}),
     ("conv_transpose", 2, (1, 3, 4, 5), 32, 16, {"conv_weights", "conv_tiles", "reduce"}),
@@ -216,7 +218,9 @@ HMMA = 0x23C  # the lower 12 bits of the instruction of 16 bytes that multiplies
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize(("file", "least"), [("conv_planes", 500), ("conv_tiles", 100)])
+@pytest.mark.parametrize(
+    ("file", "least"), [("conv_planes", 300), ("conv_planes_gradient", 200), ("conv_tiles", 100)]
+)
 def test_products_are_computed_on_tensor_cores(file, least, architecture):
     try:
         compiler = loader.Compiler()

@@ -1,4 +1,4 @@
-"""3x3x3 and 3x3 convolutions that keep the size; see conv_planes.cu for how the sums are cut."""
+"""3x3x3 and 3x3 convolutions that keep the size; see planes.cuh for how the sums are cut."""
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from minibrain.kernels.cuda.arguments import (
 from minibrain.kernels.cuda.conv_weights import pack_weights
 from minibrain.kernels.cuda.reduce import add_parts
 
-# as in conv_planes.cu
-WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4
+WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
 GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}
 SIZES = ("samples", "depth", "height", "width", "inputs", "outputs")
 PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
@@ -73,8 +72,9 @@ def gradients(x, dy, geometry):
     partial = array_module(x).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
     shared_bytes = (depth + 1) * _tile_bytes(chunk, GRADIENT_HEIGHT + 2, WIDTH + 2)
     shared_bytes += 2 * _tile_bytes(16, GRADIENT_HEIGHT, WIDTH)
-    kernel, arguments = f"conv_planes.weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
-    loader.launch(kernel, (blocks, tiles), (32 * warps,), arguments, shared_bytes)
+    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
+    name, block = f"conv_planes_gradient.{kernel}", (32 * warps,)
+    loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
     sums = add_parts(partial, 0)
     return sums[:-1].reshape(*(3,) * rank, inputs, outputs), sums[-1]
 
