@@ -15,7 +15,7 @@ function look(where) {
   if (beyond > 0) problems.push(`${where}: ${beyond} pixels wider than the window`);
   const found = text.match(/.{0,40}(NaN|undefined|Infinity|\[object).{0,40}/);
   if (found) problems.push(`${where}: ${found[0]}`);
-  for (const node of section.querySelectorAll("svg *")) {
+  for (const node of section.querySelectorAll("svg, svg *, canvas, .bar-fill, .stack-bar span")) {
     for (const { name, value } of node.attributes) {
       if (/NaN|undefined|Infinity/.test(value)) problems.push(`${where}: ${node.tagName} ${name}`);
     }
