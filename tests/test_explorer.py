@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minibrain.cli import main
 from minibrain.data import phantom
 from minibrain.errors import InputError
 from minibrain.functional import (
@@ -316,7 +317,8 @@ def test_every_slider_at_its_extremes_in_a_browser(data, tmp_path):
 def test_explain_makes_a_page_of_a_phantom(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("minibrain.study.explain.PHANTOM_SIZE", (24, 24, 16))
     output = tmp_path / "page.html"
-    explain("brain_2d_small", steps=1, output=str(output))
+    line = ["explain", "--network", "brain_2d_small", "--steps", "1", "--output", str(output)]
+    assert main(line) == 0
     printed = capsys.readouterr().out
     assert "forward ↓" in printed
     assert str(output) in printed
