@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minibrain.arrays import to_host
+from minibrain.arrays import to_host, widened
 from minibrain.data.boxes import common_part, cut
 from minibrain.errors import InputError
 from minibrain.functional import softmax_forward
@@ -140,7 +140,7 @@ def _patch_logits(model: UNet, patch: np.ndarray, mirror: bool) -> np.ndarray:
     logits = 0
     for flipped in reflections:
         reflected, _ = model.forward(to_model(np.flip(images, flipped), model))
-        logits += np.flip(to_host(reflected), flipped) / len(reflections)
+        logits += np.flip(widened(to_host(reflected)), flipped) / len(reflections)
     return logits[0] if model.rank == 3 else np.moveaxis(logits, 0, 2)
 
 

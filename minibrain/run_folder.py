@@ -1,10 +1,13 @@
 """The folder of a run: who may write to it, what lies where in it, and everything written there.
 
 config.json, splits.json        what was asked for, and which case is in which part
+task.json                       the names of the task, its channels and its classes
 metrics.csv, progress.png       a row and a point for every epoch
 checkpoints/                    best.npz and last.npz
-predictions/, pictures/         CASE.nii.gz and CASE.png of the held-out cases
-summary.json                    their scores
+cost.json                       time and memory that training took
+predictions/, background/       CASE.nii.gz of the held-out cases and of those set aside
+summary.json, scores.csv        their scores, of the set and case by case
+report.html                     the same to look at, with slices
 """
 
 import csv
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from minibrain import checkpoint
 from minibrain.data import split
+from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.files import Lock, replacing
 from minibrain.models import UNet
@@ -37,7 +41,9 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
+        self.task, self.cost = path / "task.json", path / "cost.json"
         self.summary = path / "summary.json"
+        self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
 
     @classmethod
@@ -95,7 +101,7 @@ class RunFolder:
 
     def start(self, config: dict, parts: split.Split) -> None:
         """Write what is known before the first step."""
-        for name in ("checkpoints", "predictions", "pictures"):
+        for name in ("checkpoints", "predictions", "background"):
             (self.path / name).mkdir(exist_ok=True)
         split.save(parts, self.splits)
         _write_json(self.config, config)
@@ -120,13 +126,13 @@ class RunFolder:
 
         Raises
         ------
-        InputError : neither can be used
+        InputError : neither can be used, or they are of another network
         """
         if not (self.last.exists() or self.previous.exists()):
             return None
         try:
             return checkpoint.load_training(self.last, model, optimizer)
-        except InputError as error:
+        except checkpoint.DamagedError as error:
             if not self.previous.exists():
                 raise
             warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
@@ -142,11 +148,10 @@ class RunFolder:
             file.write(table.getvalue().encode())
         plot_progress(history, self.progress)
 
-    def prediction(self, case: str) -> Path:
-        return self.path / "predictions" / f"{case}.nii.gz"
-
-    def picture(self, case: str) -> Path:
-        return self.path / "pictures" / f"{case}.png"
+    def write_task(self, task: Task) -> None:
+        """What predicting must know of the task, which may be elsewhere by then."""
+        names = {"name": task.name, "channels": task.channels, "classes": task.classes}
+        _write_json(self.task, names)
 
     def write_summary(self, summary: dict) -> None:
         _write_json(self.summary, summary)

@@ -59,9 +59,9 @@ def gradient_norm(gradients) -> float:
 
 
 def to_model(x, model: UNet, dtype=None):
-    """A NumPy array on the device of a model, in its dtype or the given one."""
+    """A NumPy array on the device of a model, in the dtype of its activations or the given one."""
     weight = next(iter(model.named_parameters().values())).value
-    return like(x, weight[:0].astype(dtype or weight.dtype))
+    return like(x, weight[:0].astype(dtype or model.dtype))
 
 
 def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:

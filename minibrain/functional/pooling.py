@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minibrain.arrays import array_module
+from minibrain.arrays import array_module, like, widened
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels import fast_twin
 from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
@@ -28,7 +28,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     ValueError : x is not float, an output axis would be < 1, or a window sees padding only
     """
     xp = array_module(x)
-    if x.dtype.kind != "f":
+    if x.dtype.kind in "biu":
         raise ValueError(f"x must be float, got {x.dtype}")
     stride = kernel_size if stride is None else stride
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
@@ -56,10 +56,11 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
 def max_pool_backward(dy, saved: MaxPoolSaved):
     """Each dy goes to the voxel that won; where windows overlap, gradients add."""
     winner, geometry = saved
-    dpadded = array_module(dy).zeros((len(dy), *geometry.padded_size, dy.shape[-1]), dy.dtype)
+    shape, wide = (len(dy), *geometry.padded_size, dy.shape[-1]), widened(dy)
+    dpadded = array_module(dy).zeros(shape, wide.dtype)
     for number, tap in enumerate(geometry.taps()):
-        dpadded[_window(tap, geometry)] += dy * (winner == number)
-    return dpadded[(slice(None), *geometry.interior)]
+        dpadded[_window(tap, geometry)] += wide * (winner == number)
+    return like(dpadded[(slice(None), *geometry.interior)], dy)
 
 
 def _window(tap, geometry):
@@ -94,7 +95,8 @@ def upsample_backward(dy, saved: UpsampleSaved):
     """A voxel that was used many times gets the sum of their gradients."""
     n, *size, c = dy.shape
     blocks = [m for s, f in zip(size, saved.factor, strict=True) for m in (s // f, f)]
-    return dy.reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
+    dx = widened(dy).reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
+    return like(dx, dy)
 
 
 @fast_twin

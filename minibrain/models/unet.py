@@ -45,6 +45,7 @@ class UNet:
     initializer : "he" or "glorot", of the blocks' convolutions; all else is Glorot
     plain_end : the last convolution before the head has neither norm nor ReLU
     seed : of the initial weights and the dropout masks
+    dtype : of the activations; with bfloat16 the parameters are float32
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class UNet:
         dtype=np.float32,
     ):
         self.rank, self.in_channels, self.classes = rank, in_channels, classes
-        self.levels = len(channels)
+        self.levels, self.initializer, self.dtype = len(channels), initializer, np.dtype(dtype)
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
         _check_options(norm, up, initializer, channels, rates)
-        make = _Maker(rank, norm, INITIALIZERS[initializer], seed, dtype)
+        parameter_dtype = np.result_type(dtype, np.float32)
+        make = _Maker(rank, norm, INITIALIZERS[initializer], seed, parameter_dtype)
 
         widths = (in_channels, *channels)
         self.encoders = [
@@ -148,7 +150,7 @@ class UNet:
         dx = self.bottleneck.backward(dx, saved.pop())
         for encoder, down in zip(self.encoders[::-1], self.downs[::-1], strict=True):
             dx = down.backward(dx, saved.pop())
-            dx = dx + dskips.pop()  # the skip was used twice: its gradients add
+            dx += dskips.pop()  # the skip was used twice: its gradients add
             dx = encoder.backward(
                 dx, saved.pop(), input_gradient or encoder is not self.encoders[0]
             )

@@ -18,10 +18,11 @@ def compiler():
         pytest.skip(str(error))
 
 
+@pytest.mark.parametrize("real", ["float", "bfloat16"])
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("file", FILES)
-def test_it_compiles_and_spills_nothing(compiler, file, architecture):
-    options = [*loader.OPTIONS, f"-arch={architecture}", "--ptxas-options=-v"]
+def test_it_compiles_and_spills_nothing(compiler, file, architecture, real):
+    options = [*loader.OPTIONS, f"-DREAL={real}", f"-arch={architecture}", "--ptxas-options=-v"]
     cubin, log = compiler.compile(loader.source(file), f"{file}.cu", options)
     assert cubin.startswith(b"\x7fELF")
     spills = re.findall(r"(\d+) bytes spill stores", log)

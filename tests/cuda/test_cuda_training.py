@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import standin
-from compare import assert_close, on_device, random
+from compare import BFLOAT16, assert_close, on_device, random
 from emulator import SCHEDULES, emulated
 
 import minibrain.functional as F
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, adam_inplace
+from minibrain.training import train_step
 
 CONSTANTS = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
@@ -37,8 +38,10 @@ NETWORKS = {
 }
 
 
-def network(name, device=False):
-    model = UNet(in_channels=3, classes=4, channels=(4, 6, 8), seed=5, **NETWORKS[name])
+def network(name, device=False, dtype=np.float32):
+    model = UNet(
+        in_channels=3, classes=4, channels=(4, 6, 8), seed=5, dtype=dtype, **NETWORKS[name]
+    )
     for parameter in (model.named_parameters() | model.named_buffers()).values():
         parameter.value = parameter.value if not device else on_device(parameter.value)
     return model
@@ -89,22 +92,64 @@ def test_gradients_of_a_network_agree(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_loss_curves_agree_and_repeat(name):
+def test_gradients_of_a_bfloat16_network_agree(name):
+    """Nearly to the bit with NumPy's of the same precision, and in the main with float64's."""
     images, labels = batch(name)
-    want = train(network(name), images, labels)
+    images = images.astype(BFLOAT16)
+    exact, host = network(name, dtype=np.float64), network(name, dtype=BFLOAT16)
+    device = network(name, device=True, dtype=BFLOAT16)
+    exact_loss = forward_backward(exact, images.astype(np.float64), labels)
+    loss = forward_backward(host, images, labels)
+    with emulated() as emulator:
+        device_loss = forward_backward(device, on_device(images), on_device(labels))
+    assert len(set(emulator.launches)) > 20
+    assert loss == pytest.approx(exact_loss, rel=1e-2)
+    assert device_loss == pytest.approx(loss, rel=1e-3)
+    gradients, exact_gradients, device_gradients = map(all_gradients, (host, exact, device))
+    assert gradients.dtype == device_gradients.dtype == np.float32
+    size = np.linalg.norm(exact_gradients)
+    away = np.linalg.norm(gradients - exact_gradients)
+    between = np.linalg.norm(device_gradients - gradients)
+    assert away < 0.3 * size  # a ReLU that opens for one and not for the other weighs most
+    assert between < 1e-3 * size
+
+
+def all_gradients(model):
+    return np.concatenate([to_numpy(p.grad).ravel() for p in model.named_parameters().values()])
+
+
+def to_numpy(array):
+    return array.get() if isinstance(array, standin.ndarray) else array
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_loss_curves_agree_and_repeat(name, dtype):
+    images, labels = batch(name)
+    images = images.astype(dtype)
+    want = train(network(name, dtype=dtype), images, labels)
     with emulated():
-        got = train(network(name, device=True), on_device(images), on_device(labels))
+        model = network(name, device=True, dtype=dtype)
+        got = train(model, on_device(images), on_device(labels))
     with emulated(schedule=3):
-        again = train(network(name, device=True), on_device(images), on_device(labels))
+        model = network(name, device=True, dtype=dtype)
+        again = train(model, on_device(images), on_device(labels))
     assert got == again
     assert want[-1] < want[0]
     np.testing.assert_allclose(got, want, rtol=1e-3)
+    assert {p.value.dtype for p in model.named_parameters().values()} == {np.dtype(np.float32)}
 
 
 def test_nothing_of_a_training_step_is_left_to_the_reference(monkeypatch):
-    """What the stand-in itself computes is the adding of gradients, nothing that is large."""
-    monkeypatch.setattr(standin.ndarray, "__matmul__", None)
-    monkeypatch.setattr(standin.ndarray, "__mul__", None)
-    images, labels = batch("3d")
+    """What the stand-in itself computes is the adding of gradients, nothing that is large. And
+    nothing waits for the device before the loss is asked for."""
+    for name in ("__matmul__", "__mul__", "get", "__int__", "__bool__", "item", "tolist"):
+        monkeypatch.setattr(standin.ndarray, name, None, raising=False)
+    images, labels = (on_device(array) for array in batch("3d"))
+    model = network("3d", device=True)
+    optimizer = Adam(model.named_parameters())
+    floats = []
+    monkeypatch.setattr(standin.ndarray, "__float__", lambda self: floats.append(self) or 0.0)
     with emulated():
-        train(network("3d", device=True), on_device(images), on_device(labels), steps=1)
+        train_step(model, optimizer, images, labels, step=0)
+    assert len(floats) == 1

@@ -56,7 +56,7 @@ def test_threads_meet_at_barriers_and_shuffles(launch, schedule):
     ("kernel", "block", "shared_bytes", "edit", "complaint"),
     [
         ("reverse_in_block", 96, 4 * 95, None, "beyond the launch's shared_bytes"),
-        ("reverse_in_block", 96, 50_000, None, "more shared memory"),
+        ("reverse_in_block", 96, 250_000, None, "more shared memory"),
         ("reverse_in_block", 2048, 4 * 96, None, "a block of this size"),
         ("reverse_in_block", 96, 400, ("__sync", "if (threadIdx.x) __sync"), "never come"),
         ("reverse_in_block", 96, 400, ("y[glo", "y[1 + glo"), "wrote beside an array"),
@@ -109,7 +109,7 @@ FAULTS = {
     "output bound off by one": (CONV, "p.axis[a] >= g.output[a]", "p.axis[a] > g.output[a]"),
     "last channel left out": (CONV_DEEP, "min(CHUNK, inputs - start)", "min(CHUNK, inputs - 1)"),
     "tile not filled": (CONV, "i < CHUNK * OUTPUTS; i", "i < (CHUNK - 30) * OUTPUTS; i"),
-    "tail of a tile not zeroed": (CONV, "here && o < outputs ? dy", "o < outputs ? dy"),
+    "tail of a tile not zeroed": (CONV, "here && o < outputs ? float(dy", "o < outputs ? float(dy"),
     "voxels beyond the last are written": (CONV, "if (!here) return;", ""),
     "a part's share too small": (NORM, "share = ceil_divide(voxels, gridDim.x)",
                                  "share = voxels / gridDim.x"),

@@ -29,7 +29,7 @@ extern "C" __global__ void add_float_parts(const float *partial, float *sums, In
 }
 
 // sum_channels: x (voxels, channels) -> partial (1, 1, parts, channels). Reads x once.
-extern "C" __global__ void sum_channels(const float *x, Index voxels, Index channels,
+extern "C" __global__ void sum_channels(const Real *x, Index voxels, Index channels,
                                         double *partial) {
     sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
         sums[0] += x[voxel * channels + channel];
