@@ -48,4 +48,5 @@
   window.addEventListener("hashchange", follow);
   dress(preference.matches ? "dark" : "light");
   follow();
+  document.documentElement.dataset.ready = "true";
 })();
