@@ -32,7 +32,8 @@ function every(sliders, where) {
   }
 }
 const inRoom = (name) => [...document.querySelectorAll(`#${name} input[type=range]`)];
-const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const press = (key) =>
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 /** The arrows move the slider by one, space plays and stops. */
 async function stepAndPlay(name, slider) {
   const steps = [];
@@ -57,20 +58,32 @@ async function drive(rooms) {
     const sliders = inRoom(name);
     counts[`${name} sliders`] = sliders.length;
     if (name === "network") {
-      for (let step = 0; step <= +sliders[0].max; step++) { move(sliders[0], step); look(name); }
+      for (let step = 0; step <= +sliders[0].max; step++) {
+        move(sliders[0], step);
+        look(name);
+      }
     } else if (name === "convolution") {
       for (const button of [0, 1].flatMap((mode) => [2, 3, 4].map((rank) => [mode, rank]))) {
         button.forEach((i) => document.querySelectorAll("#convolution .choice button")[i].click());
         every(sliders.slice(0, 6), name); // n, k, s, p, d, output padding
         [5, 3, 2, 0, 1, 0].forEach((value, i) => move(sliders[i], value)); // a legal setting
         for (const slider of sliders.slice(6)) {
-          for (const value of [slider.max, slider.min]) { move(slider, value); look(name); }
+          for (const value of [slider.max, slider.min]) {
+            move(slider, value);
+            look(name);
+          }
         }
       }
     } else {
-      every(sliders.filter((slider) => slider.name.startsWith("count")), name);
+      every(
+        sliders.filter((slider) => slider.name.startsWith("count")),
+        name,
+      );
       for (const slider of sliders) {
-        for (const value of [slider.max, slider.min]) { move(slider, value); look(name); }
+        for (const value of [slider.max, slider.min]) {
+          move(slider, value);
+          look(name);
+        }
       }
       for (const end of ["max", "min"]) {
         sliders.forEach((slider) => move(slider, slider[end]));

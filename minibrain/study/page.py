@@ -15,7 +15,7 @@ from minibrain.study.sources import operation_sources, source
 
 SCRIPTS = (
     *("arithmetic", "draw", "u", "lens", "network"),
-    *("placements", "convolution", "loss", "page"),
+    *("rows", "grids", "facts", "convolution", "loss", "page"),
 )
 
 

@@ -3,67 +3,35 @@
 // Room 2: what n, k, s, p, d and output padding do, in one, two and three dimensions.
 const convolution = (() => {
   const { el } = draw;
-  const { convolve1, transpose1, convolve2, transpose2, slices3 } = placements;
+  const { convolve1, transpose1 } = rows;
+  const { convolve2, transpose2, slices3 } = grids;
 
   const KNOBS = {
-    n: ["n, input size", 1, 10], k: ["k, kernel size", 1, 6], s: ["s, stride", 1, 4],
-    p: ["p, padding", 0, 5], d: ["d, dilation", 1, 3], e: ["output padding", 0, 3],
+    n: ["n, input size", 1, 10],
+    k: ["k, kernel size", 1, 6],
+    s: ["s, stride", 1, 4],
+    p: ["p, padding", 0, 5],
+    d: ["d, dilation", 1, 3],
+    e: ["output padding", 0, 3],
   };
   const LARGEST = { 1: { n: 10, k: 6 }, 2: { n: 8, k: 5 }, 3: { n: 6, k: 4 } };
-
-  // Small whole numbers, the same every time: products can be checked in one's head.
-  function scatter(i, seed) {
-    let bits = Math.imul(i + 1, 2654435761) ^ Math.imul(seed, 2246822519);
-    bits = Math.imul(bits ^ (bits >>> 15), 3266489917);
-    return (bits ^ (bits >>> 13)) >>> 0;
-  }
-
-  const values = (count, seed, low, span) => Array.from({ length: count }, (_, i) => low + (scatter(i, seed) % span));
 
   /** The size formula, and the same with its numbers. */
   function sizeFormula(transposed, { n, k, s, p, d, e }) {
     if (transposed) {
       const size = arithmetic.transposedSize({ n, k, s, p, d, e });
-      return [`(n − 1)·s + d·(k − 1) + 1 − 2p + output padding`,
-        `(${n} − 1)·${s} + ${d}·(${k} − 1) + 1 − 2·${p} + ${e}`, size];
+      return [
+        `(n − 1)·s + d·(k − 1) + 1 − 2p + output padding`,
+        `(${n} − 1)·${s} + ${d}·(${k} − 1) + 1 − 2·${p} + ${e}`,
+        size,
+      ];
     }
     const size = arithmetic.convSize({ n, k, s, p, d });
-    return [`⌊(n + 2p − d·(k − 1) − 1) / s⌋ + 1`,
-      `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1`, size];
-  }
-
-  function facts(transposed, rank, shape, x, w, count) {
-    const { n, k, s, p, d, e, positions, field } = shape;
-    const below = values(positions ** rank, 3, 0, 4); // any array in the place of the other side
-    const above = values(field ** rank, 5, 0, 5);
-    const down = transposed ? above : x;
-    const up = transposed ? x : below;
-    const one = arithmetic.dot(arithmetic.correlate(rank, shape, down, w), up);
-    const other = arithmetic.dot(down, arithmetic.spread(rank, shape, up, w));
-    const list = [el("div", { class: "fact" }, el("h3", {}, "The adjoint identity"),
-      el("p", { class: "formula" }, `⟨C a, b⟩ = ${one}`, el("br"), `⟨a, Cᵀ b⟩ = ${other}`),
-      el("p", {}, `C is the convolution from ${field} to ${positions}, Cᵀ the transposed one from ${positions} to ${field}${rank > 1 ? " along each axis" : ""}. `,
-        transposed ? "b is the x above, a any array of the larger size." : "a is the x above, b any array of the smaller size.",
-        " The two numbers are equal for every a and b: that is why the one is the gradient of the other."))];
-    const [least, most] = [Math.min(...count), Math.max(...count)];
-    if (transposed) {
-      const inner = count.length ? new Set(arithmetic.coverage(1, { ...shape, positions: 60, field: 60 * s, p: 0 }).slice(30 * s, 31 * s)) : new Set();
-      const even = inner.size === 1;
-      list.push(el("div", { class: "fact" }, el("h3", {}, even ? "An even overlap" : "A checkerboard"),
-        el("p", { class: "formula" }, `${least} to ${most} kernels a voxel`),
-        el("p", {}, even
-          ? "Away from the ends every voxel is under the same number of kernels. The ends are under fewer, and p can cut them off."
-          : `Away from the ends a voxel is under ${[...inner].sort().join(" or ")} kernels${rank > 1 ? " along each axis" : ""}, in turns with period s = ${s}: whatever the weights, the network begins with a pattern it has to unlearn. A kernel size divisible by the stride (at dilation 1) has none.`)));
-    } else {
-      const unseen = (n + 2 * p - arithmetic.extent(k, d)) % s;
-      list.push(el("div", { class: "fact" }, el("h3", {}, "The way back to n"),
-        el("p", { class: "formula" }, `(n + 2p − extent) mod s = ${unseen}`),
-        el("p", {}, unseen
-          ? `${unseen === 1 ? "One voxel" : `${unseen} voxels`} at the end ${unseen === 1 ? "is" : "are"} under no kernel. A transposed convolution needs output padding ${unseen} to come back to n = ${n}.`
-          : "The kernels end exactly where the input ends: a transposed convolution comes back to n without output padding."),
-        el("p", {}, `${d > 1 ? `With dilation ${d} the kernel of ${k} spans ${arithmetic.extent(k, d)} voxels. ` : ""}A voxel of x is used ${least === most ? most : `${least} to ${most}`} ${most === 1 ? "time" : "times"}; its gradient is the sum of as many terms.`)));
-    }
-    return list;
+    return [
+      `⌊(n + 2p − d·(k − 1) − 1) / s⌋ + 1`,
+      `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1`,
+      size,
+    ];
   }
 
   function open(root) {
@@ -74,15 +42,56 @@ const convolution = (() => {
     const stage = el("div", { class: "stage" });
     const formula = el("div", { class: "formula size", "aria-live": "polite" });
     const notes = el("div", { class: "facts" });
-    const sliders = Object.fromEntries(Object.entries(KNOBS).map(([name, [text, min, max]]) =>
-      [name, draw.slider({ name, text, min, max, value: setting[name], change: (value) => { setting[name] = value; begin(); render(); } })]));
-    const position = draw.slider({ name: "position", text: "kernel position", min: 0, max: 1, value: 0, change: (value) => { stop(); view.at = value; render(); } });
-    const depth = draw.slider({ name: "slice", text: "slice of the output", min: 0, max: 1, value: 0, change: (value) => { view.z = value; render(); } });
-    const mode = draw.choice("direction", { conv: "convolution", transposed: "transposed" }, "conv", (value) => {
-      view.transposed = value === "transposed";
-      begin();
-      render();
+    const sliders = Object.fromEntries(
+      Object.entries(KNOBS).map(([name, [text, min, max]]) => [
+        name,
+        draw.slider({
+          name,
+          text,
+          min,
+          max,
+          value: setting[name],
+          change: (value) => {
+            setting[name] = value;
+            begin();
+            render();
+          },
+        }),
+      ]),
+    );
+    const position = draw.slider({
+      name: "position",
+      text: "kernel position",
+      min: 0,
+      max: 1,
+      value: 0,
+      change: (value) => {
+        stop();
+        view.at = value;
+        render();
+      },
     });
+    const depth = draw.slider({
+      name: "slice",
+      text: "slice of the output",
+      min: 0,
+      max: 1,
+      value: 0,
+      change: (value) => {
+        view.z = value;
+        render();
+      },
+    });
+    const mode = draw.choice(
+      "direction",
+      { conv: "convolution", transposed: "transposed" },
+      "conv",
+      (value) => {
+        view.transposed = value === "transposed";
+        begin();
+        render();
+      },
+    );
     const ranks = draw.choice("dimensions", { 1: "1D", 2: "2D", 3: "3D slices" }, "1", (value) => {
       view.rank = +value;
       begin();
@@ -90,12 +99,16 @@ const convolution = (() => {
       limit();
       render();
     });
-    const play = el("button", { type: "button", class: "wide", onclick: () => (timer ? stop() : start()) }, "▶ move the kernel");
+    const play = el(
+      "button",
+      { type: "button", class: "wide", onclick: () => (timer ? stop() : start()) },
+      "▶ move the kernel",
+    );
     const examples = {
-      "checkerboard": { n: 5, k: 3, s: 2, p: 0, d: 1, e: 0, transposed: true, rank: 2 },
+      checkerboard: { n: 5, k: 3, s: 2, p: 0, d: 1, e: 0, transposed: true, rank: 2 },
       "the U-Net’s way up": { n: 4, k: 2, s: 2, p: 0, d: 1, e: 0, transposed: true, rank: 2 },
       "same size": { n: 7, k: 3, s: 1, p: 1, d: 1, e: 0, transposed: false, rank: 1 },
-      "dilated": { n: 9, k: 3, s: 1, p: 2, d: 2, e: 0, transposed: false, rank: 1 },
+      dilated: { n: 9, k: 3, s: 1, p: 2, d: 2, e: 0, transposed: false, rank: 1 },
     };
 
     /** Before anything moves: a convolution at its first position, of a transposed one all kernels. */
@@ -141,21 +154,30 @@ const convolution = (() => {
     function render() {
       const { transposed, rank } = view;
       const [general, filled, size] = sizeFormula(transposed, setting);
-      formula.replaceChildren(el("div", { class: "quiet" }, `output size = ${general}`),
-        el("div", {}, `= ${filled} = `, el("b", {}, String(size).replace("-", "−"))));
+      formula.replaceChildren(
+        el("div", { class: "quiet" }, `output size = ${general}`),
+        el("div", {}, `= ${filled} = `, el("b", {}, String(size).replace("-", "−"))),
+      );
       sliders.e.element.hidden = !transposed;
       depth.element.hidden = rank !== 3;
       position.element.hidden = play.hidden = rank === 3;
       const why = arithmetic.obstacle(transposed, setting);
       if (why) {
-        stage.replaceChildren(el("div", { class: "obstacle", role: "alert" }, el("h3", {}, "This cannot be"), el("p", {}, why.replaceAll(" -", " −"))));
+        stage.replaceChildren(
+          el(
+            "div",
+            { class: "obstacle", role: "alert" },
+            el("h3", {}, "This cannot be"),
+            el("p", {}, why.replaceAll(" -", " −")),
+          ),
+        );
         notes.replaceChildren();
         stop();
         return;
       }
       const shape = arithmetic.geometry(transposed, transposed ? setting : { ...setting, e: 0 });
-      const w = values(setting.k ** rank, 1, 1, 3);
-      const x = values(setting.n ** rank, 2, 0, 5);
+      const w = facts.values(setting.k ** rank, 1, 1, 3);
+      const x = facts.values(setting.n ** rank, 2, 0, 5);
       const count = arithmetic.coverage(rank, shape);
       position.input.max = shape.positions ** Math.min(rank, 2) - 1;
       depth.input.max = (transposed ? shape.field : shape.positions) - 1;
@@ -165,7 +187,10 @@ const convolution = (() => {
       depth.set(view.z);
       const width = Math.max(280, stage.clientWidth);
       stage.replaceChildren(...(transposed ? placed : taken)(rank, shape, x, w, count, width));
-      notes.replaceChildren(...facts(transposed, rank, shape, x, w, count));
+      notes.replaceChildren(
+        facts.adjoint(transposed, rank, shape, x, w),
+        transposed ? facts.overlap(rank, shape, count) : facts.wayBack(shape, count),
+      );
     }
 
     function taken(rank, shape, x, w, count, width) {
@@ -176,21 +201,63 @@ const convolution = (() => {
 
     /** The kernels up to the position are there, the others still to come. */
     function placed(rank, shape, x, w, count, width) {
-      if (rank === 3) return slices3(true, shape, x, w, arithmetic.spread(rank, shape, x, w), count, view.z, width);
+      if (rank === 3)
+        return slices3(
+          true,
+          shape,
+          x,
+          w,
+          arithmetic.spread(rank, shape, x, w),
+          count,
+          view.z,
+          width,
+        );
       const here = x.map((_, i) => +(i <= view.at));
-      const y = arithmetic.spread(rank, shape, x.map((value, i) => value * here[i]), w);
-      const overlap = arithmetic.spread(rank, shape, here, w.map(() => 1));
+      const y = arithmetic.spread(
+        rank,
+        shape,
+        x.map((value, i) => value * here[i]),
+        w,
+      );
+      const overlap = arithmetic.spread(
+        rank,
+        shape,
+        here,
+        w.map(() => 1),
+      );
       return (rank === 1 ? transpose1 : transpose2)(shape, x, w, y, overlap, view.at, width);
     }
 
     root.append(
-      el("p", { class: "lead" }, "A convolution lays a kernel over its input and adds up products. Its transpose does the reverse: it lays a copy of the kernel, scaled, at every voxel, and where copies overlap they add."),
-      el("div", { class: "workbench" },
-        el("div", { class: "controls" }, mode.element, ranks.element,
-          Object.values(sliders).map((slider) => slider.element), position.element, depth.element, play,
-          el("div", { class: "examples" }, el("span", { class: "quiet" }, "try"),
-            Object.entries(examples).map(([name, example]) => el("button", { type: "button", onclick: () => load(example) }, name)))),
-        el("div", {}, formula, stage, notes)));
+      el(
+        "p",
+        { class: "lead" },
+        "A convolution lays a kernel over its input and adds up products. Its transpose does the reverse: it lays a copy of the kernel, scaled, at every voxel, and where copies overlap they add.",
+      ),
+      el(
+        "div",
+        { class: "workbench" },
+        el(
+          "div",
+          { class: "controls" },
+          mode.element,
+          ranks.element,
+          Object.values(sliders).map((slider) => slider.element),
+          position.element,
+          depth.element,
+          play,
+          el(
+            "div",
+            { class: "examples" },
+            el("span", { class: "quiet" }, "try"),
+            Object.entries(examples).map(([name, example]) =>
+              el("button", { type: "button", onclick: () => load(example) }, name),
+            ),
+          ),
+        ),
+        el("div", {}, formula, stage, notes),
+      ),
+    );
     new ResizeObserver(() => stage.clientWidth && render()).observe(root);
     render();
     return {

@@ -17,13 +17,37 @@ const network = (() => {
     const graph = el("div", { class: "graph" });
     const status = el("p", { class: "status", "aria-live": "polite" });
     const detail = el("article", { class: "lens" });
-    const scrubber = el("input", { type: "range", name: "step", min: 0, max: events.length - 1, value: 0,
-      "aria-label": "step of forward and backward", oninput: () => { stop(); show(+scrubber.value); } });
-    const button = (text, label, act) => el("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+    const scrubber = el("input", {
+      type: "range",
+      name: "step",
+      min: 0,
+      max: events.length - 1,
+      value: 0,
+      "aria-label": "step of forward and backward",
+      oninput: () => {
+        stop();
+        show(+scrubber.value);
+      },
+    });
+    const button = (text, label, act) =>
+      el("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
     const play = button("▶", "play", () => (timer ? stop() : start()));
-    const bar = el("div", { class: "bar" },
-      button("⇤", "first", () => { stop(); show(0); }), button("←", "back one", () => move(-1)), play,
-      button("→", "on one", () => move(1)), button("⤓", "the turn", () => { stop(); show(turn - 1); }), status);
+    const bar = el(
+      "div",
+      { class: "bar" },
+      button("⇤", "first", () => {
+        stop();
+        show(0);
+      }),
+      button("←", "back one", () => move(-1)),
+      play,
+      button("→", "on one", () => move(1)),
+      button("⤓", "the turn", () => {
+        stop();
+        show(turn - 1);
+      }),
+      status,
+    );
 
     function start() {
       if (at === events.length - 1) show(0);
@@ -65,22 +89,41 @@ const network = (() => {
       u.paintU(drawn, data, lives, events, at);
       memory.move(at);
       scrubber.value = at;
-      const word = { forward: "forward", backward: "backward", meet: "sum of gradients" }[event.kind];
-      status.replaceChildren(el("b", { class: event.kind === "forward" ? "forward" : "backward" }, word),
-        ` ${data.nodes[event.i].name}`, el("span", {}, `step ${at + 1} of ${events.length} · ${prefixed(event.held, "B")} saved`));
+      const word = { forward: "forward", backward: "backward", meet: "sum of gradients" }[
+        event.kind
+      ];
+      status.replaceChildren(
+        el("b", { class: event.kind === "forward" ? "forward" : "backward" }, word),
+        ` ${data.nodes[event.i].name}`,
+        el("span", {}, `step ${at + 1} of ${events.length} · ${prefixed(event.held, "B")} saved`),
+      );
       detail.replaceChildren(...lens(data, event).filter(Boolean));
     }
 
     root.append(
-      el("p", { class: "lead" }, "One training step, recorded while it ran. Every block is an array: as wide as it has channels, as high as it has voxels along an axis. ",
-        "Forward fills them from left to right and keeps what backward will need; backward returns from right to left, turns every kept array into a gradient, and lets it go."),
-      stage, graph,
-      el("p", { class: "legend" },
+      el(
+        "p",
+        { class: "lead" },
+        "One training step, recorded while it ran. Every block is an array: as wide as it has channels, as high as it has voxels along an axis. ",
+        "Forward fills them from left to right and keeps what backward will need; backward returns from right to left, turns every kept array into a gradient, and lets it go.",
+      ),
+      stage,
+      graph,
+      el(
+        "p",
+        { class: "legend" },
         el("span", {}, el("span", { class: "key kept" }), "kept for backward "),
         el("span", {}, el("span", { class: "key passed" }), "made, not kept "),
         el("span", {}, el("span", { class: "key gradient" }), "its gradient has arrived "),
-        el("span", { class: "peak" }, `the curve: bytes saved, ${prefixed(Math.max(...data.held), "B")} at the turn`)),
-      bar, detail);
+        el(
+          "span",
+          { class: "peak" },
+          `the curve: bytes saved, ${prefixed(Math.max(...data.held), "B")} at the turn`,
+        ),
+      ),
+      bar,
+      detail,
+    );
 
     new ResizeObserver(() => stage.clientWidth && render()).observe(stage);
     render();
@@ -94,7 +137,10 @@ const network = (() => {
         else return false;
         return true;
       },
-      go: (step) => { stop(); show(Math.min(events.length - 1, Math.max(0, step))); },
+      go: (step) => {
+        stop();
+        show(Math.min(events.length - 1, Math.max(0, step)));
+      },
       repaint: () => stage.clientWidth && render(),
       leave: stop,
     };

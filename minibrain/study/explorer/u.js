@@ -19,8 +19,14 @@ const u = (() => {
   /** Where each result is kept, and the node after whose backward it is free (null: not kept). */
   function livesOf(nodes) {
     return nodes.map((node, i) => {
-      const find = (owner, name) => owner && owner.saved.find((saved) =>
-        saved.bytes && saved.field.split(".").pop() === name && times(saved.shape) === times(node.forward.results.y.shape));
+      const find = (owner, name) =>
+        owner &&
+        owner.saved.find(
+          (saved) =>
+            saved.bytes &&
+            saved.field.split(".").pop() === name &&
+            times(saved.shape) === times(node.forward.results.y.shape),
+        );
       const saved = find(node, "y") || find(nodes[i + 1], "x");
       return saved ? { until: saved.freed_after } : null;
     });
@@ -80,28 +86,58 @@ const u = (() => {
   function drawU(data, plan, width, jump) {
     const chain = [plan.input, ...plan.boxes];
     const links = plan.boxes.map((box, i) =>
-      svg("path", { d: connector(chain[i], box), class: "link" }));
+      svg("path", { d: connector(chain[i], box), class: "link" }),
+    );
     const skips = new Map();
     data.nodes.forEach((node, i) => {
       if (!node.meeting.length) return;
       const target = data.nodes.findIndex((other) => other.name === node.meeting.at(-1).from);
       const [from, to] = [plan.boxes[i], plan.boxes[target]];
       const y = from.y + 5;
-      skips.set(i, { target, path: svg("path", { class: "link skip", d: `M${from.x + from.w},${y}H${to.x}` }) });
+      skips.set(i, {
+        target,
+        path: svg("path", { class: "link skip", d: `M${from.x + from.w},${y}H${to.x}` }),
+      });
     });
     const blocks = plan.boxes.map((box, i) => {
       const shape = box.channels
         ? svg("rect", { x: box.x, y: box.y, width: box.w, height: box.h, rx: 1.5, class: "block" })
         : svg("circle", { cx: box.x + 5, cy: box.y + 5, r: 5, class: "block" });
-      const reach = svg("rect", { x: box.x - 3, y: box.y - 6, width: box.w + 6, height: box.h + 12, class: "reach" });
-      return { shape, group: svg("g", { onclick: () => jump(i), class: "node" }, svg("title", {}, data.nodes[i].name), reach, shape) };
+      const reach = svg("rect", {
+        x: box.x - 3,
+        y: box.y - 6,
+        width: box.w + 6,
+        height: box.h + 12,
+        class: "reach",
+      });
+      return {
+        shape,
+        group: svg(
+          "g",
+          { onclick: () => jump(i), class: "node" },
+          svg("title", {}, data.nodes[i].name),
+          reach,
+          shape,
+        ),
+      };
     });
     const { x, y, w, h } = plan.input;
-    const drawing = svg("svg", { viewBox: `0 0 ${width} ${plan.height}`, width, height: plan.height, role: "img",
-      "aria-label": "The network as a U: blocks as wide as their channels and as high as their size" },
-    skips.size ? [...skips.values()].map((skip) => skip.path) : [], links,
-    svg("rect", { x, y, width: w, height: h, class: "block input" }),
-    blocks.map((block) => block.group), labels(data, plan));
+    const drawing = svg(
+      "svg",
+      {
+        viewBox: `0 0 ${width} ${plan.height}`,
+        width,
+        height: plan.height,
+        role: "img",
+        "aria-label":
+          "The network as a U: blocks as wide as their channels and as high as their size",
+      },
+      skips.size ? [...skips.values()].map((skip) => skip.path) : [],
+      links,
+      svg("rect", { x, y, width: w, height: h, class: "block input" }),
+      blocks.map((block) => block.group),
+      labels(data, plan),
+    );
     return { drawing, links, skips, blocks };
   }
 
@@ -114,17 +150,31 @@ const u = (() => {
       return svg("text", { x: at.x, y: top - 9, class: "size" }, size);
     });
     if (plan.narrow) return sizes;
-    const channels = plan.boxes.map((box, i) => (box.channels && box.channels !== chain[i].channels
-      ? svg("text", { x: box.x + box.w / 2, y: chain[i].level > box.level ? box.y - 5 : box.y + box.h + 13, class: "channels" }, box.channels) : null));
+    const channels = plan.boxes.map((box, i) =>
+      box.channels && box.channels !== chain[i].channels
+        ? svg(
+            "text",
+            {
+              x: box.x + box.w / 2,
+              y: chain[i].level > box.level ? box.y - 5 : box.y + box.h + 13,
+              class: "channels",
+            },
+            box.channels,
+          )
+        : null,
+    );
     return [sizes, channels];
   }
 
   /** Classes on blocks and links that say what is there at this point of the step. */
   function paintU(drawn, data, lives, events, at) {
     const now = events[at];
-    const done = (kind, i) => events.slice(0, at + 1).some((event) => event.kind === kind && event.i === i);
-    const backwardOver = (name) => events.slice(0, at + 1).some((event) =>
-      event.kind === "backward" && data.nodes[event.i].name === name);
+    const done = (kind, i) =>
+      events.slice(0, at + 1).some((event) => event.kind === kind && event.i === i);
+    const backwardOver = (name) =>
+      events
+        .slice(0, at + 1)
+        .some((event) => event.kind === "backward" && data.nodes[event.i].name === name);
     drawn.blocks.forEach((block, i) => {
       const made = done("forward", i);
       const life = lives[i];
@@ -137,7 +187,10 @@ const u = (() => {
     });
     drawn.links.forEach((link, i) => {
       link.classList.toggle("live", now.kind === "forward" && now.i === i);
-      link.classList.toggle("live-back", (now.kind === "backward" && now.i === i - 1) || (now.kind === "meet" && now.i === i - 1));
+      link.classList.toggle(
+        "live-back",
+        (now.kind === "backward" && now.i === i - 1) || (now.kind === "meet" && now.i === i - 1),
+      );
     });
     for (const [i, skip] of drawn.skips) {
       skip.path.classList.toggle("live", now.kind === "forward" && now.i === skip.target);
@@ -151,12 +204,21 @@ const u = (() => {
     const step = width / events.length;
     const y = (held) => height - 1 - (held / largest) * (height - 8);
     const turn = events.findIndex((event) => event.kind !== "forward");
-    const area = (from, to) => `M${from * step},${height}` + events.slice(from, to).map((event, i) =>
-      `L${(from + i) * step},${y(event.held)}H${(from + i + 1) * step}`).join("") + `V${height}Z`;
+    const area = (from, to) =>
+      `M${from * step},${height}` +
+      events
+        .slice(from, to)
+        .map((event, i) => `L${(from + i) * step},${y(event.held)}H${(from + i + 1) * step}`)
+        .join("") +
+      `V${height}Z`;
     const cursor = svg("rect", { y: 0, width: Math.max(2, step), height, class: "cursor" });
-    const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" },
+    const drawing = svg(
+      "svg",
+      { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" },
       svg("path", { d: area(0, turn), class: "area forward" }),
-      svg("path", { d: area(turn, events.length), class: "area backward" }), cursor);
+      svg("path", { d: area(turn, events.length), class: "area backward" }),
+      cursor,
+    );
     return { drawing, move: (at) => cursor.setAttribute("x", at * step) };
   }
 
