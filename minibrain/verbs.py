@@ -130,7 +130,7 @@ def predict(run: str, inputs: Sequence[str], output: str, device: str, **options
     from minibrain.prediction import load_run, predict_files
 
     failures = predict_files(load_run(run, device=device), inputs, output, **options)
-    print(f"written to {output}" + (f"; {len(failures)} cases failed" if failures else ""))
+    print(f"written to {output}" + (f"; cases failed: {len(failures)}" if failures else ""))
     return 1 if failures else 0
 
 
