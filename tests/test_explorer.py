@@ -140,7 +140,7 @@ def test_sources_are_those_of_the_package(operation):
             assert "_check" not in source["name"]
 
 
-def test_helpers_come_with_the_operations():
+def test_what_an_operation_calls_comes_with_it():
     sources = operation_sources("conv")
     assert {"correlate", "_windows"} <= {source["name"] for source in sources["forward"]}
     assert {"spread", "weight_gradient"} <= {source["name"] for source in sources["backward"]}
