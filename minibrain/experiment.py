@@ -160,8 +160,8 @@ def _run(config: Config, folder: RunFolder) -> None:
             folder,
         )
         trainer.restore()
-        folder.write_task(task)
         folder.start(asdict(config), parts)
+        folder.write_task(task)
         with measured(folder.cost, config.device):
             trainer.fit()
     checkpoint.load_network(folder.best, model)

@@ -2,11 +2,14 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minibrain.data import split
 from minibrain.errors import InputError
+
+KEYS = ("task", "dataset_json", "parameters", "initializer", "channels", "seconds")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class FinishedRun:
         """The rows of the reference's comparison: what to show, and a value to sort by."""
         config, summary = self.config, self.summary
         patch = config.get("patch_size")
-        seconds, memory = summary["seconds"], summary["peak_memory_bytes"]
+        seconds, memory = summary["seconds"], summary.get("peak_memory_bytes")
         return {
             "Parameters": _setting(summary["parameters"], f"{summary['parameters']:,}"),
             "Batch size": _setting(config["batch_size"]),
@@ -75,15 +78,20 @@ def read_run(path: str | Path) -> FinishedRun:
         raise InputError(f"{path}: expected the folder of a run, with its config.json")
     if not (path / "summary.json").is_file():
         raise InputError(f"{path}: has no summary.json, expected a run that has come to its end")
-    config, summary = (_read_json(path / name) for name in ("config.json", "summary.json"))
+    config = _read_json(path / "config.json", ("batch_size", "learning_rate", "device"))
+    summary = _read_json(path / "summary.json", KEYS)
     return FinishedRun(path, config, split.load(path / "splits.json"), _read_history(path), summary)
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, keys: Sequence[str]) -> dict:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_bytes())
+        missing = [key for key in keys if key not in content]
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}, expected what a run leaves behind")
+    return content
 
 
 def _read_history(path: Path) -> list[dict]:

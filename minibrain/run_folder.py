@@ -15,7 +15,6 @@ import io
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -45,6 +44,8 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
+        for leftover in path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
 
     @classmethod
     def claim(cls, output: str | None, network: str) -> "RunFolder":
@@ -60,13 +61,10 @@ class RunFolder:
         InputError : the folder is in use, holds anything, or cannot be made
         """
         path = Path("runs", f"{network}-1") if output is None else Path(output)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if output is None:
-                return cls(_make_first_free(path.parent, network))
-            path.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+        _make(path.parent)
+        if output is None:
+            return cls(_make_first_free(path.parent, network))
+        _make(path)
         if not any(path.iterdir()) or (path / ".lock").exists():
             folder = cls(path)
             if folder._is_unused():
@@ -84,10 +82,7 @@ class RunFolder:
         """
         if not Path(path, "config.json").is_file():
             raise InputError(f"{path}: holds no config.json, expected the folder of a run")
-        folder = cls(Path(path))
-        for leftover in Path(path).rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        return folder
+        return cls(Path(path))
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -100,11 +95,11 @@ class RunFolder:
         self._lock.release()
 
     def start(self, config: dict, parts: split.Split) -> None:
-        """Write what is known before the first step."""
-        for name in ("checkpoints", "predictions", "background"):
-            (self.path / name).mkdir(exist_ok=True)
-        split.save(parts, self.splits)
+        """Write what is known before the first step; first the file that `reopen` asks for."""
         _write_json(self.config, config)
+        split.save(parts, self.splits)
+        for name in ("checkpoints", "predictions", "background"):
+            _make(self.path / name)
 
     def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
         """Write last.npz; the one before becomes previous.npz, and the one before that goes.
@@ -160,13 +155,24 @@ class RunFolder:
         return {path.name for path in self.path.iterdir()} <= {".lock"}
 
 
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+
+
 def _make_first_free(parent: Path, stem: str) -> Path:
     """Of several programs at once, each makes another."""
     for number in count(1):
-        with suppress(FileExistsError):
-            path = parent / f"{stem}-{number}"
+        path = parent / f"{stem}-{number}"
+        try:
             path.mkdir()
             return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def _write_json(path: Path, value) -> None:

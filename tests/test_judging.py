@@ -188,6 +188,9 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
     refused(runs[:2], tmp_path, "no prediction of case BRATS_003")
     (runs[1] / "summary.json").unlink()
     refused(runs[:2], tmp_path, "shifted", "summary.json", "come to its end")
+    for content, words in (("{}", "lacks task, "), ("7", "cannot be read"), ("[]", "lacks")):
+        (runs[1] / "summary.json").write_text(content)
+        refused(runs[:2], tmp_path, "summary.json", words)
     (runs[1] / "summary.json").write_text("{")
     refused(runs[:2], tmp_path, "summary.json", "cannot be read")
 
@@ -273,11 +276,11 @@ def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monk
 def test_memory_before_a_block_does_not_count(tmp_path):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux forgets")
-    large = np.ones(60_000_000)  # 480 MB
+    large = np.ones(20_000_000)  # 160 MB
     del large
     with measured(tmp_path / "cost.json", "cpu"):
         pass
     little = read_cost(tmp_path / "cost.json")["peak_memory_bytes"]
     with measured(tmp_path / "other.json", "cpu"):
-        np.ones(60_000_000)
-    assert read_cost(tmp_path / "other.json")["peak_memory_bytes"] > little + 400_000_000
+        np.ones(20_000_000)
+    assert read_cost(tmp_path / "other.json")["peak_memory_bytes"] > little + 130_000_000

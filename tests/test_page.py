@@ -295,22 +295,37 @@ def test_the_controls_do_what_the_keys_do(page):
     assert state(page, "truth") == "true"
 
 
-def test_the_right_class_has_the_right_colour(page):
-    """At full opacity and without a border a voxel has exactly the colour of its class."""
+def colours(page, panel):
+    """All colours in a panel's canvas, as "red,green,blue"."""
+    return set(
+        page.evaluate(
+            f"""(() => {{
+            const canvas = document.querySelectorAll("#slices canvas")[{panel}];
+            const {{ data }} = canvas.getContext("2d")
+                .getImageData(0, 0, canvas.width, canvas.height);
+            const seen = new Set();
+            for (let i = 0; i < data.length; i += 4) seen.add(data.slice(i, i + 3).join());
+            return [...seen];
+            }})()"""
+        )
+    )
+
+
+def test_classes_and_mistakes_have_their_colours(page):
+    """At full opacity the border of an area has exactly the colour of its class."""
     page.evaluate(
         """(() => { const slider = document.querySelector("#slices .controls input[type=range]");
         slider.value = 1; slider.dispatchEvent(new Event("input")); })()"""
     )
-    found = page.evaluate(
-        """(() => {
-        const canvas = document.querySelector("#slices canvas");
-        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-        const seen = new Set();
-        for (let i = 0; i < pixels.length; i += 4) seen.add(pixels.slice(i, i + 3).join());
-        return [...seen];
-        })()"""
-    )
-    assert {"47,192,138", "255,176,32"} <= set(found)
+    edema, enhancing = "47,192,138", "255,176,32"
+    missed, false_alarm = "255,77,141", "34,199,242"
+    assert {edema, enhancing} <= colours(page, 0)
+    assert not {missed, false_alarm} & colours(page, 1)
+    focus(page, "#slices")
+    page.press("e")
+    assert {missed, false_alarm} <= colours(page, 1)
+    assert not {edema, enhancing} & colours(page, 1)
+    assert {edema, enhancing} <= colours(page, 0)  # the truth has no mistakes
 
 
 @pytest.mark.parametrize("section", ["scores", "cases", "settings"])
@@ -390,6 +405,19 @@ def test_a_comparison_shows_every_run_beside_the_truth(browser, comparison_page)
     text = page.evaluate("document.getElementById('comparison').innerText")
     assert "−0.100" in text
     assert "−0.200 to +0.050" in text
+
+
+def test_a_report_on_predictions_alone_has_what_there_is(browser, tmp_path):
+    """No slices, settings, curves, background test or regions; a score that no case has."""
+    empty = np.zeros((3, 3, 1), np.uint8)
+    evaluation = evaluate([("A", Volume(empty, np.eye(4)), empty)], ("background", "heart"))
+    write_page(tmp_path / "r.html", "t", "task", ["CT"], [JudgedRun("a", evaluation)])
+    browser.problems.clear()
+    browser.open(tmp_path / "r.html")
+    assert browser.problems == []
+    heads = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")
+    assert heads == ["Scores", "Cases", "Confusion"]
+    assert "–" in browser.evaluate("document.querySelector('.tile strong').textContent")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -31,7 +31,7 @@ def write_data(folder):
 def install(set_attribute=setattr):
     """Let the programs know the tiny network, and leave out what takes long and has no state."""
     models.tiny = partial(UNet, 3, channels=(3, 4), norm="batch", dropout=0.2)
-    set_attribute(experiment, "CONFIGS", {**experiment.CONFIGS, "tiny": CONFIG})
+    set_attribute(experiment, "CONFIGS", experiment.CONFIGS | {"tiny": CONFIG})
     set_attribute(fitting, "HalveOnPlateau", partial(HalveOnPlateau, patience=1))
     set_attribute(run_folder, "plot_progress", lambda history, path: None)
     set_attribute(experiment, "judge", lambda *arguments, **options: None)
