@@ -102,7 +102,7 @@ class Adam:
 
     def _follow(self, gradients):
         """Keep the moments where the gradients are, in the widest of their dtypes."""
-        widest = gradients[0].ravel()[:0].astype(np.result_type(*gradients))
+        widest = gradients[0].ravel()[:0].astype(np.result_type(*(g.dtype for g in gradients)))
         self.mean, self.square = (like(m, widest) for m in (self.mean, self.square))
 
     def zero_grad(self):
