@@ -4,8 +4,10 @@ config.json, splits.json        what was asked for, and which case is in which p
 task.json                       the names of the task, its channels and its classes
 metrics.csv, progress.png       a row and a point for every epoch
 checkpoints/                    best.npz and last.npz
-predictions/, pictures/         CASE.nii.gz and CASE.png of the held-out cases
-summary.json                    their scores
+cost.json                       time and memory that training took
+predictions/, background/       CASE.nii.gz of the held-out cases and of those set aside
+summary.json, scores.csv        their scores, of the set and case by case
+report.html                     the same to look at, with slices
 """
 
 import csv
@@ -38,7 +40,9 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
-        self.task, self.summary = path / "task.json", path / "summary.json"
+        self.task, self.cost = path / "task.json", path / "cost.json"
+        self.summary = path / "summary.json"
+        self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
         for leftover in path.rglob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
@@ -94,7 +98,7 @@ class RunFolder:
         """Write what is known before the first step; first the file that `reopen` asks for."""
         _write_json(self.config, config)
         split.save(parts, self.splits)
-        for name in ("checkpoints", "predictions", "pictures"):
+        for name in ("checkpoints", "predictions", "background"):
             _make(self.path / name)
 
     def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
@@ -143,12 +147,6 @@ class RunFolder:
         """What predicting must know of the task, which may be elsewhere by then."""
         names = {"name": task.name, "channels": task.channels, "classes": task.classes}
         _write_json(self.task, names)
-
-    def prediction(self, case: str) -> Path:
-        return self.path / "predictions" / f"{case}.nii.gz"
-
-    def picture(self, case: str) -> Path:
-        return self.path / "pictures" / f"{case}.png"
 
     def write_summary(self, summary: dict) -> None:
         _write_json(self.summary, summary)

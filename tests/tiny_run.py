@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from minibrain import cli, evaluation, experiment, fitting, models, run_folder
+from minibrain import cli, experiment, fitting, models, run_folder
 from minibrain.data import phantom
 from minibrain.models import UNet
 from minibrain.optimizers import HalveOnPlateau
@@ -34,7 +34,7 @@ def install(set_attribute=setattr):
     set_attribute(experiment, "CONFIGS", experiment.CONFIGS | {"tiny": CONFIG})
     set_attribute(fitting, "HalveOnPlateau", partial(HalveOnPlateau, patience=1))
     set_attribute(run_folder, "plot_progress", lambda history, path: None)
-    set_attribute(evaluation, "judge", lambda *arguments, **options: None)
+    set_attribute(experiment, "judge", lambda *arguments, **options: None)
 
 
 def result(folder):
