@@ -1,9 +1,10 @@
 """What was promised beside what the tests measured.
 
-    pytest -m '' --junitxml=report.xml TESTS... ; python tests/reliability_table.py report.xml
+    pytest -m '' -o junit_family=xunit1 --junitxml=report.xml $(python tests/reliability_table.py)
+    python tests/reliability_table.py report.xml
 
-writes tests/RELIABILITY.md. TESTS are the files that this program names when called without a
-report; -m '' includes the slow ones.
+Without a report it names the files with the tests, with one or more it writes RELIABILITY.md.
+-m '' includes the slow tests.
 """
 
 import platform
@@ -121,9 +122,9 @@ def measured(cases: list[ET.Element]) -> str:
     return "; ".join(filter(None, [passed, *dict.fromkeys(figures)]))
 
 
-def main(report: str) -> None:
+def main(reports: list[str]) -> None:
     by_test: dict[str, list[ET.Element]] = {}
-    for case in ET.parse(report).iter("testcase"):
+    for case in (case for report in reports for case in ET.parse(report).iter("testcase")):
         by_test.setdefault(case.get("name").partition("[")[0], []).append(case)
     lines = [
         "# Promised and measured",
@@ -144,4 +145,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         print(*sorted({f"tests/{file}" for file, _ in PROMISES.values()}))
     else:
-        main(sys.argv[1])
+        main(sys.argv[1:])

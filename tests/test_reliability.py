@@ -426,17 +426,19 @@ def test_a_second_run_is_refused_until_the_first_is_killed(
     run = tmp_path / "run"
     train = ["train", "--network", "tiny", "--data", data / "task", "--output", run]
     process = start(processes, train, tmp_path / "errors", partial(wait_in_step, 5))
-    while not (run / "metrics.csv").exists():
-        assert process.is_alive()
-        time.sleep(0.01)
-    for call in (
-        lambda: experiment.resume(str(run)),
-        lambda: experiment.run(replace(CONFIG, data=str(data / "task"), output=str(run))),
-    ):
-        with pytest.raises(InputError, match=rf"run: in use by process {process.pid}$"):
-            call()
-    process.kill()
-    process.join(60)
+    try:
+        while not (run / "metrics.csv").exists():
+            assert process.is_alive()
+            time.sleep(0.01)
+        for call in (
+            lambda: experiment.resume(str(run)),
+            lambda: experiment.run(replace(CONFIG, data=str(data / "task"), output=str(run))),
+        ):
+            with pytest.raises(InputError, match=rf"run: in use by process {process.pid}$"):
+                call()
+    finally:
+        process.kill()
+        process.join(60)
     experiment.resume(str(run))
     assert result(run) == result(data / "whole")
     record_property("figure", "refused naming the pid, lock free after kill -9")
