@@ -235,7 +235,7 @@ print(predict(model, image, patch_size=(96, 96, 96)).shape)
 
 
 @pytest.mark.slow
-def test_a_full_size_case_needs_at_most_a_gigabyte(tmp_path):
+def test_a_full_size_case_needs_at_most_a_gigabyte(tmp_path, record_property):
     image = np.lib.format.open_memmap(
         tmp_path / "image.npy", "w+", dtype=np.float32, shape=(240, 240, 155, 4)
     )
@@ -249,3 +249,4 @@ def test_a_full_size_case_needs_at_most_a_gigabyte(tmp_path):
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     assert before * 1024 < 1e9, "another child of this process was larger: run this test alone"
     assert peak <= 1e9, f"{peak / 1e6:.0f} MB"
+    record_property("figure", f"{peak / 1e6:.0f} MB")

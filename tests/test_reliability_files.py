@@ -96,14 +96,14 @@ def test_flipped_bits(written, truth, tmp_path, record_property):
             data[bit // 8] ^= 1 << bit % 8
             yield bytes(data)
 
-    record_property("bit flips", tally(tmp_path / "last.npz", flipped(), truth))
+    record_property("figure", tally(tmp_path / "last.npz", flipped(), truth))
 
 
 def test_truncations(written, truth, tmp_path, record_property):
     lengths = np.random.default_rng(0).choice(len(written), 1000, replace=False)
     found = tally(tmp_path / "last.npz", (written[:length] for length in lengths), truth)
     assert found.startswith("1000: 1000 refused")
-    record_property("truncations", found)
+    record_property("figure", found)
 
 
 @given(st.data())
@@ -229,7 +229,7 @@ def test_a_forged_file_is_refused(hostile, tmp_path, record_property):
         tracemalloc.stop()
     assert peak < 200e6
     assert not (tmp_path / "executed").exists()
-    record_property("hostile", peak)
+    record_property("figure", f"{peak / 1e6:.0f} MB")
 
 
 def test_describing_a_forged_file_executes_nothing(hostile, tmp_path):
@@ -288,7 +288,7 @@ def test_full_disk_at_50_offsets(written, truth, tmp_path, record_property):
     process.join(60)
     assert process.exitcode == 0
     assert [p.name for p in tmp_path.iterdir() if p != tmp_path / "whole.npz"] == ["last.npz"]
-    record_property("full disk", f"{len(sizes)} offsets: 0 lost, the error names the path")
+    record_property("figure", f"{len(sizes)} offsets: 0 lost, the error names the path")
 
 
 def test_the_file_before_is_kept(written, truth, tmp_path):
