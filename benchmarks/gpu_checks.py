@@ -119,8 +119,7 @@ def network(setting: Setting) -> dict:
 def _loss_and_gradients(setting, precision, device):
     model = new_network(precision, device)
     images, labels = new_batch(setting.small, device)
-    weight = next(iter(model.named_parameters().values())).value
-    logits, saved = model.forward(images.astype(weight.dtype), training=True, step=5)
+    logits, saved = model.forward(images.astype(model.dtype), training=True, step=5)
     loss, loss_saved = F.cce_dice_loss_forward(logits, labels)
     model.backward(F.cce_dice_loss_backward(1.0, loss_saved), saved, input_gradient=False)
     gradients = [to_host(p.grad).ravel() for p in model.named_parameters().values()]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain import models
-from minibrain.arrays import PRECISIONS, to_device
+from minibrain.arrays import PRECISIONS, precision_dtype, to_device
 
 # relative, in the Frobenius norm, of results against float64
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
@@ -64,7 +64,7 @@ def seconds_per_call(setting: Setting, call: Callable, calls: int = 10) -> list[
 
 
 def new_network(precision: str, device: str, **options):
-    return models.brain_3d(seed=1, dtype=PRECISIONS[precision], **options).to(device)
+    return models.brain_3d(seed=1, dtype=precision_dtype(precision), **options).to(device)
 
 
 def new_batch(shape, device):

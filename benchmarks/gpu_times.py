@@ -13,7 +13,7 @@ import minibrain.functional as F
 from benchmarks.cpu_workloads import CHANNELS
 from benchmarks.gpu_rivals import CONFIGURATIONS, time_convolution, time_step
 from benchmarks.gpu_setting import Setting, new_batch, new_network, seconds_per_call
-from minibrain.arrays import PRECISIONS, to_device
+from minibrain.arrays import precision_dtype, to_device
 from minibrain.optimizers import Adam
 from minibrain.training import train_step
 
@@ -84,7 +84,7 @@ def layers(setting: Setting) -> dict:
 
 def _time_convolution(setting, precision, shape, channels) -> list[float]:
     """[forward, backward] in ms."""
-    rng, dtype = np.random.default_rng(0), PRECISIONS[precision]
+    rng, dtype = np.random.default_rng(0), precision_dtype(precision)
     x, weight, dy = (
         to_device(rng.standard_normal(s, np.float32), setting.device).astype(dtype)
         for s in (shape, (3, 3, 3, shape[-1], channels), (*shape[:-1], channels))

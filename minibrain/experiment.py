@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minibrain import checkpoint, evaluation, models
+from minibrain import checkpoint, models
 from minibrain.arrays import find_device, precision_dtype
+from minibrain.cost import measured
 from minibrain.data import phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
+from minibrain.data.patches import PatchSamples
 from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
 from minibrain.fitting import Trainer
 from minibrain.functional import cce_dice_loss_forward
-from minibrain.inference import predict_logits
+from minibrain.inference import check_windows, predict_logits
+from minibrain.judging import judge
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.run_folder import RunFolder
 from minibrain.training import estimate_memory
@@ -28,7 +31,11 @@ from minibrain.training import estimate_memory
 
 @dataclass(frozen=True)
 class Config:
-    """All that decides a run. `channels` and `every` choose what a 2D network sees."""
+    """All that decides a run.
+
+    `channels` and `every` choose what a 2D network sees. With `patch_size` a 3D network is trained
+    on patches and shown windows of that size, without it whole volumes.
+    """
 
     network: str
     epochs: int
@@ -42,6 +49,7 @@ class Config:
     recipe: str = "reference"
     channels: tuple[int, ...] | None = None
     every: int = 1
+    patch_size: tuple[int, int, int] | None = None
     halve_on_plateau: bool = False
     clip_norm: float | None = None
     phantom_cases: int = 24
@@ -73,7 +81,19 @@ SMALL_2D = replace(
     every=2,
     **SMALL_PHANTOM,
 )
-CONFIGS = {c.network: c for c in (REFERENCE_3D, REFERENCE_2D, SMALL_3D, SMALL_2D)}
+ATTENTION_3D = replace(REFERENCE_3D, network="brain_3d_attention")
+SMALL_ATTENTION_3D = replace(SMALL_3D, network="brain_3d_attention_small")
+CONFIGS = {
+    config.network: config
+    for config in (
+        REFERENCE_3D,
+        REFERENCE_2D,
+        ATTENTION_3D,
+        SMALL_3D,
+        SMALL_2D,
+        SMALL_ATTENTION_3D,
+    )
+}
 
 
 def run(config: Config) -> Path:
@@ -111,7 +131,7 @@ def resume(path: str, **changes) -> Path:
     InputError : as `run`; also if the run still goes on, or its data or configuration changed
     """
     with RunFolder.reopen(path) as folder:
-        config = replace(_read_config(folder.config), output=str(folder.path), **changes)
+        config = replace(read_config(folder.config), output=str(folder.path), **changes)
         _check(config)
         _run(replace(config, device=find_device(config.device)), folder)
     return folder.path
@@ -125,7 +145,8 @@ def _run(config: Config, folder: RunFolder) -> None:
     train, validation, test = (_select(prepared.cases, names) for names in parts)
     print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
 
-    model, samples = _make_model(config, task), _samples(config, train)
+    model, samples = make_model(config, task), _samples(config, train)
+    check_windows(model, config.patch_size)
     _print_memory(config, model, samples)
     # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -140,27 +161,35 @@ def _run(config: Config, folder: RunFolder) -> None:
         )
         trainer.restore()
         folder.start(asdict(config), parts)
-        trainer.fit()
+        folder.write_task(task)
+        with measured(folder.cost, config.device):
+            trainer.fit()
     checkpoint.load_network(folder.best, model)
-    evaluation.judge(model, config.channels, train, test, task, folder, seed=config.seed)
+    unseen = test, prepared.dropped
+    judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
 
 
 def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
     """Mean loss and pooled mean foreground IoU over whole prepared cases."""
     losses, confusions = [], []
     for case in cases:
-        logits, label = predict_logits(model, case.image, config.channels), np.asarray(case.label)
+        logits = predict_logits(model, case.image, **_seen(config))
+        label = np.asarray(case.label)
         losses.append(cce_dice_loss_forward(logits[None], label[None])[0])
         confusions.append(confusion_matrix(label, logits.argmax(axis=-1), model.classes))
     iou = summarize(confusions).pooled_foreground_mean
     return {"validation_loss": float(np.mean(losses)), "validation_iou": iou}
 
 
-def _read_config(path: Path) -> Config:
+def read_config(path: Path) -> Config:
+    """The configuration of a run from its config.json; InputError if it is none."""
     try:
         values = json.loads(path.read_bytes())
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Config(**plain)
+        config = Config(**plain)
+        if config.network not in CONFIGS:
+            raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
+        return config
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
 
@@ -172,6 +201,11 @@ def _split(config: Config, cases: Sequence[PreparedCase], folder: RunFolder) -> 
     return split.split_cases(cases, seed=config.seed)
 
 
+def _seen(config: Config) -> dict:
+    """What of a volume the network is shown at a time, for inference."""
+    return {"channels": config.channels, "patch_size": config.patch_size}
+
+
 def _check(config: Config) -> None:
     for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
         found = getattr(config, name)
@@ -180,6 +214,9 @@ def _check(config: Config) -> None:
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
     precision_dtype(config.precision)
+    if config.patch_size is not None and config.channels is not None:
+        found = config.patch_size
+        raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
 
 
 def _open_task(config: Config, parent: Path) -> Task:
@@ -216,7 +253,8 @@ def _select(cases, names: Sequence[str]) -> list:
     return [by_name[name] for name in names]
 
 
-def _make_model(config: Config, task: Task) -> models.UNet:
+def make_model(config: Config, task: Task) -> models.UNet:
+    """The network of a configuration, for the channels and classes of a task, untrained."""
     channels = task.channels if config.channels is None else config.channels
     model = getattr(models, config.network)(
         in_channels=len(channels),
@@ -228,9 +266,11 @@ def _make_model(config: Config, task: Task) -> models.UNet:
 
 
 def _samples(config: Config, cases):
-    if config.channels is None:
-        return VolumeSamples(cases)
-    return SliceSamples(cases, config.every, config.channels)
+    if config.channels is not None:
+        return SliceSamples(cases, config.every, config.channels)
+    if config.patch_size is not None:
+        return PatchSamples(cases, config.patch_size)
+    return VolumeSamples(cases)
 
 
 def _print_memory(config: Config, model, samples) -> None:

@@ -1,8 +1,9 @@
 """Training for many epochs: what is kept when, how it is interrupted, and how it goes on.
 
 All that the future of a run depends on is in a checkpoint, and what is random is keyed: the order
-of the samples by (seed, epoch), augmentation by (seed, epoch, sample), dropout by (seed, step,
-layer). So a run that is stopped anywhere goes on as if nothing had happened, bit for bit.
+of the samples by (seed, epoch), patches and augmentation by (seed, epoch, sample), dropout by
+(seed, step, layer). So a run that is stopped anywhere goes on as if nothing had happened, bit for
+bit.
 """
 
 import json
@@ -107,6 +108,7 @@ class Trainer:
                 while self.progress.epoch < self.config["epochs"]:
                     self._train_epoch(interruption, bar)
                     self._end_epoch(interruption)
+                interruption.check()
             except Interrupted as error:
                 self.save()
                 path = self.folder.path

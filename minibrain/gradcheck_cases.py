@@ -1,6 +1,6 @@
 """`minibrain gradcheck`: every operation, layer and network, and something to check it on."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import partial
 
 import numpy as np
@@ -10,8 +10,13 @@ from minibrain.errors import InputError
 from minibrain.gradcheck import GradientCheck, gradcheck, gradcheck_layer
 
 
-def run(names: Iterable[str] = ()) -> bool:
+def run(names: Collection[str] = (), seed: int = 0) -> bool:
     """Print a table of the checks of these operations, layers and networks, or of all.
+
+    Parameters
+    ----------
+    names : such as "conv", "InstanceNormReLU", "brain_2d"
+    seed : of the directions and upstream gradients
 
     Returns
     -------
@@ -19,42 +24,42 @@ def run(names: Iterable[str] = ()) -> bool:
 
     Raises
     ------
-    InputError : there is nothing of that name
+    InputError : there is nothing of that name; the seed is negative
     """
     known = [*operation_cases(), *layer_cases(), *network_makers()]
     for name in names:
         if name not in known:
             raise InputError(f"gradcheck knows no {name!r}; it knows {', '.join(known)}")
-    print(f"{'':16}  {'gradient of':28}  {'analytic':>13}  {'numeric':>13}  {'rel. error':>10}")
+    if seed < 0:
+        raise InputError(f"seed must not be negative, got {seed}")
+    print(f"{'':24}  {'gradient of':24}  {'analytic':>13}  {'numeric':>13}  {'rel. error':>10}")
     wrong = count = 0
     for name in names or known:
-        for check in checks_of(name):
+        for check in checks_of(name, seed):
             print(row(name, check), flush=True)
             wrong, count = wrong + (not check.passed), count + 1
-    print(
-        f"{wrong} of {count} gradients are wrong" if wrong else f"all {count} gradients are right"
-    )
+    print(f"{wrong} of {count} are wrong" if wrong else f"all {count} gradients are right")
     return not wrong
 
 
 def row(name: str, check: GradientCheck) -> str:
     """One check as a line of the table."""
     return (
-        f"{name:16}  {check.argument:28}  {check.analytic:13.6e}  {check.numeric:13.6e}  "
+        f"{name:24}  {check.argument:24}  {check.analytic:13.6e}  {check.numeric:13.6e}  "
         f"{check.error:10.1e}  {check.verdict}"
     )
 
 
-def checks_of(name: str) -> list[GradientCheck]:
+def checks_of(name: str, seed: int = 0) -> list[GradientCheck]:
     """The checks of one operation, layer or network by its name."""
     operations = operation_cases()
     if name in operations:
         arrays, options = operations[name]
         forward = partial(getattr(functional, f"{name}_forward"), **options)
-        return gradcheck(forward, getattr(functional, f"{name}_backward"), arrays)
+        return gradcheck(forward, getattr(functional, f"{name}_backward"), arrays, seed=seed)
     if name in network_makers():
-        return gradcheck_layer(*_narrow(network_makers()[name]))
-    return gradcheck_layer(*layer_cases()[name])
+        return gradcheck_layer(*_narrow(network_makers()[name]), seed=seed)
+    return gradcheck_layer(*layer_cases()[name], seed=seed)
 
 
 def operation_cases() -> dict[str, tuple[dict, dict]]:

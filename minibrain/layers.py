@@ -1,6 +1,6 @@
 """Layers own parameters and call the functional pairs; they keep nothing of a call.
 
-All have the same two methods, so that they can be put in a chain:
+All but the joins (Concat, GatedConcat) have the same two methods, so that they can be chained:
 
     y, saved = layer.forward(x, training=False, step=0)
     dx = layer.backward(dy, saved, input_gradient=True)

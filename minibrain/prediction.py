@@ -1,19 +1,23 @@
 """Segmentations of image files by a trained network."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from minibrain.arrays import find_device
+from minibrain.checkpoint import load_network
 from minibrain.data import nifti
 from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Case, Task, open_task, read_case
 from minibrain.data.prepare import Geometry, prepare_image, restore
 from minibrain.errors import InputError
+from minibrain.experiment import make_model, read_config
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 
@@ -27,6 +31,27 @@ class TrainedNetwork:
     recipe: str
     channels: tuple[int, ...] | None
     patch_size: tuple[int, ...] | None
+
+
+def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
+    """The best network of a run, as its folder holds it; its task need not be there any more.
+
+    Parameters
+    ----------
+    folder : of a run, which may still go on
+    device : "auto", "cpu" or "cuda"
+
+    Raises
+    ------
+    InputError : the folder is not that of a run, a file of it is damaged, or there is no such
+        device
+    """
+    folder = Path(folder)
+    config = replace(read_config(folder / "config.json"), device=find_device(device))
+    task = _read_task(folder / "task.json")
+    model = make_model(config, task)
+    load_network(folder / "checkpoints" / "best.npz", model)
+    return TrainedNetwork(model, task, config.recipe, config.channels, config.patch_size)
 
 
 def predict_files(
@@ -109,6 +134,15 @@ def find_cases(inputs: Iterable[str | Path], channels: int) -> list[Case]:
         if not found:
             raise InputError(f"{path}: holds no images, expected .nii.gz, .nii or test cases")
     return cases + _grouped(files, channels)
+
+
+def _read_task(path: Path) -> Task:
+    try:
+        names = json.loads(path.read_bytes())
+        channels, classes = tuple(names["channels"]), tuple(names["classes"])
+        return Task(path.parent, names["name"], channels, classes, training=(), test=())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read as the names of a task: {error}") from error
 
 
 def _grouped(files: Sequence[Path], channels: int) -> list[Case]:

@@ -84,13 +84,13 @@ def test_convolution_of_any_size(case):
 @settings(max_examples=50)
 def test_convolution_in_blocks_of_any_size(case, block_bytes):
     """However the volume is cut, into rows or into planes, every voxel is met once."""
-    from minibrain.kernels.cpu import planes
+    from minibrain.kernels.cpu import tiles
 
-    before, planes.BLOCK_BYTES = planes.BLOCK_BYTES, block_bytes
+    before, tiles.BLOCK_BYTES = tiles.BLOCK_BYTES, block_bytes
     try:
         check_conv(*case)
     finally:
-        planes.BLOCK_BYTES = before
+        tiles.BLOCK_BYTES = before
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_the_contents_list_every_chapter_once_and_the_chapters_form_a_chain():
 @every_chapter
 def test_a_chapter_is_short(page):
     lines = page.read_text().splitlines()
-    assert len(lines) <= 90
+    assert len(lines) <= 72
     assert max(map(len, lines)) <= 112
 
 

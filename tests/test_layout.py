@@ -28,9 +28,12 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training inference prediction environment interruption",
-        "checkpoint report run_folder evaluation fitting",
+        "optimizers metrics bootstrap surfaces data training inference environment interruption",
+        "checkpoint evaluation background report run_folder finished_run baseline cost judging "
+        "comparison fitting",
         "experiment doctor gradcheck gradcheck_cases study",
+        "prediction",
+        "verbs",
         "cli",
         "__main__",
     )

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minibrain import experiment, fitting
+from minibrain.data import phantom
 from minibrain.data.augment import augment
 from minibrain.data.loader import batches
 from minibrain.data.patches import MOST_VOXELS, PatchSamples
@@ -159,6 +162,40 @@ def test_batches_are_augmented_patches_of_their_epoch():
         assert len(pairs) == len(samples)
         assert drawn[epoch] == expected
     assert not drawn[0] & drawn[3]
+
+
+def test_a_run_that_goes_on_gets_the_patches_it_would_have_got(tmp_path, monkeypatch):
+    """Interrupted in the middle of the second epoch; what is learned is the same, bit for bit."""
+    monkeypatch.setattr(experiment, "judge", lambda *arguments, **options: None)
+    task = phantom.write_task(tmp_path / "task", cases=4, size=(32, 32, 16), progress=False)
+    config = replace(
+        experiment.SMALL_3D,
+        patch_size=(16, 16, 12),
+        epochs=2,
+        batch_size=3,
+        device="cpu",
+        data=str(task),
+    )
+
+    def interrupt(*arguments, **options):
+        if arguments[4] == 5:
+            raise KeyboardInterrupt
+        return train_step(*arguments, **options)
+
+    runs = {name: tmp_path / name for name in ("straight", "interrupted")}
+    experiment.run(replace(config, output=str(runs["straight"])))
+    train_step = fitting.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "train_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(replace(config, output=str(runs["interrupted"])))
+    experiment.resume(str(runs["interrupted"]))
+    bits = []
+    for folder in runs.values():
+        with np.load(folder / "checkpoints" / "last.npz") as stored:
+            assert stored["adam/steps"] == 8
+            bits.append({name: stored[name].tobytes() for name in stored if "network" in name})
+    assert bits[0] == bits[1]
 
 
 @pytest.mark.parametrize("patch_size", [(4, 4), (4, 4, 4, 4), (4, 0, 4), (4, 4, -1)])

@@ -2,18 +2,24 @@
 
 import itertools
 import json
+import re
 import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from minibrain import checkpoint, cli, experiment, judging, models
+from minibrain.data import phantom
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.inference import predict_logits
 from minibrain.models import UNet
-from minibrain.prediction import TrainedNetwork, find_cases, predict_files
+from minibrain.optimizers import Adam
+from minibrain.prediction import TrainedNetwork, find_cases, load_run, predict_files
 
 AXIS_CODES = [
     tuple(pair[sign] for pair, sign in zip(axes, signs, strict=True))
@@ -197,6 +203,121 @@ def test_of_a_task_the_test_cases_are_predicted(tmp_path):
     make_task(task, ["X", "Y"])
     assert predict_files(trained(), [task], tmp_path / "out", progress=False) == {}
     assert names(tmp_path / "out") == ["X.nii.gz", "Y.nii.gz"]
+
+
+# Of a run
+
+RUNS = {
+    "attention": replace(experiment.CONFIGS["brain_3d_attention_small"], epochs=1),
+    "patches": replace(experiment.SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
+    "slices": replace(experiment.SMALL_2D, epochs=1, channels=(2, 0), every=8),
+}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
+    phantom.write_task(folder, cases=4, size=(32, 32, 16), progress=False)
+    for kind in ("imagesTr", "labelsTr"):
+        path = folder / kind / "BRATS_002.nii.gz"
+        nibabel.save(reorient(nibabel.load(path), "PSL"), path)
+    return folder
+
+
+@pytest.mark.parametrize("config", RUNS.values(), ids=RUNS)
+def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
+    config, phantoms, tmp_path, capsys, monkeypatch
+):
+    """Byte for byte, from the run's folder and the images alone."""
+    # the baseline would take longer to learn than the network
+    nothing = lambda image: np.zeros(image.shape[:3], np.uint8)  # noqa: E731
+    monkeypatch.setattr(judging, "voxelwise_classifier", lambda *_: nothing)
+    places = {"data": str(phantoms), "output": str(tmp_path / "run")}
+    run = experiment.run(replace(config, batch_size=3, device="cpu", **places))
+    test = json.loads((run / "splits.json").read_text())["test"]
+    shutil.rmtree(tmp_path / "prepared")
+    images = [shutil.copy(phantoms / "imagesTr" / f"{name}.nii.gz", tmp_path) for name in test]
+    network = load_run(run, device="cpu")
+    assert predict_files(network, images, tmp_path / "out", progress=False) == {}
+    assert names(tmp_path / "out") == names(run / "predictions") == [f"{n}.nii.gz" for n in test]
+    for name in names(tmp_path / "out"):
+        predicted, expected = (folder / name for folder in (tmp_path / "out", run / "predictions"))
+        assert predicted.read_bytes() == expected.read_bytes()
+    assert not (tmp_path / "prepared").exists()
+    shape = {"attention": "32, 32, 16, 4", "patches": "16, 12, 16, 4", "slices": "32, 32, 2"}
+    kind = next(kind for kind, other in RUNS.items() if other is config)
+    assert re.search(rf"batches of \(\d, {shape[kind]}\)", capsys.readouterr().out)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Of a run that has just begun, with a network that has learned nothing."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(asdict(experiment.SMALL_3D)))
+    task = {"name": "x", "channels": list("abc"), "classes": ["background", "tumour"]}
+    (folder / "task.json").write_text(json.dumps(task))
+    model = models.brain_3d_small(in_channels=3, classes=2)
+    optimizer = Adam(model.named_parameters())
+    checkpoint.save(folder / "checkpoints" / "best.npz", model, optimizer, {})
+    return folder
+
+
+def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
+    image = str(write_image(tmp_path / "in" / "A.nii.gz"))
+    command = ["predict", str(run_folder), "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert cli.main([*command, image]) == 0
+    assert capsys.readouterr().out == f"written to {tmp_path / 'out'}\n"
+    assert cli.main([*command, image]) == 2
+    assert "already there" in capsys.readouterr().err
+    Path(image).rename(tmp_path / "in" / "C.nii.gz")
+    (tmp_path / "in" / "B.nii.gz").write_text("no image")
+    assert cli.main([*command, "--probabilities", "--mirror", str(tmp_path / "in")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.endswith("; cases failed: 1\n")
+    assert [line for line in printed.err.splitlines() if line.startswith("error: case B: ")]
+    assert names(tmp_path / "out") == ["A.nii.gz", "C.nii.gz", "C_probabilities.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", None, "config.json: cannot be read as a configuration"),
+        ("config.json", b"[]", "config.json: cannot be read as a configuration"),
+        (
+            "config.json",
+            b'{"network": "UNet", "epochs": 1, "batch_size": 1, "learning_rate": 1}',
+            "network 'UNet' is none of brain_3d",
+        ),
+        ("task.json", None, "task.json: cannot be read as the names of a task"),
+        ("task.json", b'{"name": "x", "classes": 3, "channels": ["a"]}', "task.json"),
+        ("best.npz", None, "best.npz: cannot be read as a checkpoint"),
+        ("best.npz", b"PK", "best.npz: cannot be read as a checkpoint"),
+    ],
+)
+def test_what_is_no_run_is_one_clear_error(file, content, words, run_folder):
+    path = run_folder / ("checkpoints" if file == "best.npz" else "") / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as error:
+        load_run(run_folder, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_patches_are_for_volumes_and_must_suit_the_network(phantoms, tmp_path):
+    patches, slices = RUNS["patches"], RUNS["slices"]
+    for config, words in [
+        (
+            replace(patches, patch_size=(16, 16, 18)),
+            "patch size: got .*, expected 3 multiples of 4",
+        ),
+        (replace(slices, patch_size=(16, 16, 16)), "patch_size: got .* for slices"),
+    ]:
+        output = tmp_path / "run"
+        with pytest.raises(InputError, match=words):
+            experiment.run(replace(config, data=str(phantoms), output=str(output), device="cpu"))
+        assert not output.exists()
 
 
 # What can go wrong

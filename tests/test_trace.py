@@ -5,12 +5,14 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import standin
 
 from minibrain import kernels
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.models import UNet
 from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
+from minibrain.study.pictures import slicer
 from minibrain.study.trace import trace_step
 from minibrain.training import train_step
 
@@ -65,6 +67,21 @@ def test_a_traced_step_has_the_bits_of_a_step(make, options):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_traced_step_has_the_bits_of_a_step_without_twins(options):
     assert_the_same_step(UNet, options)
+
+
+@pytest.mark.usefixtures("without_twins")
+def test_a_step_is_traced_on_arrays_as_strict_as_a_gpus():
+    host = traced()
+    model, optimizer = network()
+    for parameter in model.named_parameters().values():
+        parameter.value = standin.asarray(parameter.value)
+    trace = trace_step(model, Adam(optimizer.parameters, 1e-2), IMAGES, LABELS, 3, slicer(0.0))
+    assert trace.loss == host.loss
+    for there, here in zip(trace.nodes, host.nodes, strict=True):
+        assert (there.name, there.forward.flops) == (here.name, here.forward.flops)
+        assert there.result.std == here.result.std
+        assert there.bytes_saved == here.bytes_saved
+        assert there.name == "loss" or there.result.picture.values.dtype == np.uint8
 
 
 def test_nothing_stays_behind_even_after_an_error():

@@ -3,6 +3,7 @@
 `y, saved = op_forward(...)` computes, `op_backward(dy, saved)` turns the gradient of y into the
 gradients of what went in, in the same order. Arrays are channels last, (N, *S, C), with one, two
 or three spatial axes, on NumPy or CuPy. Parameters and inputs in float64 compute in float64.
+`docs/guide` derives every backward.
 """
 
 from minibrain.functional.activation import (

@@ -23,7 +23,7 @@ def relu_backward(dy, saved: ReluSaved):
 def sigmoid_forward(x):
     """y = 1 / (1 + exp(−x)), for any finite x. Returns (y, saved), y in the shape of x."""
     xp = array_module(x)
-    y = like(xp.exp(-xp.logaddexp(0, -widened(x))), x)
+    y = like(xp.exp(-xp.logaddexp(0, -widened(x))), x)  # exp(−x) alone could overflow
     return y, SigmoidSaved(y)
 
 

@@ -53,7 +53,10 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
 
 @fast_twin
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
-    """Gradients of conv_forward: (dx, dweight, dbias); dx is None without input_gradient."""
+    """Gradients of conv_forward: (dx, dweight, dbias), dbias even if there was no bias.
+
+    dx is None without input_gradient.
+    """
     x, weight, geometry = saved
     dy = like(dy, x)  # a loss's gradient is float32 where x is bfloat16
     dx = spread(dy, weight, geometry) if input_gradient else None
@@ -95,7 +98,7 @@ def conv_transpose_forward(
 
 @fast_twin
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
-    """Gradients of conv_transpose_forward: (dx, dweight, dbias)."""
+    """Gradients of conv_transpose_forward, as conv_backward returns them."""
     x, weight, geometry = saved
     dy = like(dy, x)
     dx = correlate(dy, weight, geometry) if input_gradient else None

@@ -113,7 +113,7 @@ def _normalize_backward(dy, saved: NormSaved):
     x, gamma, mean, _, inv_std, axes = saved
     dy, xhat = widened(dy), (widened(x) - mean) * inv_std
     dxhat = dy * gamma
-    if axes:
+    if axes:  # given statistics are constants: nothing flows through them
         through_mean = _mean(dxhat, axes)
         through_variance = xhat * _mean(dxhat * xhat, axes)
         dxhat = dxhat - through_mean - through_variance

@@ -27,6 +27,8 @@ class StudyCase(NamedTuple):
     images: np.ndarray  # (1, *S, C) float32, as the network takes it
     labels: np.ndarray  # (1, *S) uint8
     depth: float  # share of the third axis at which there is most tumour
+    channels: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 def explain(
@@ -74,29 +76,35 @@ def explain(
         "labels": case.labels[..., None],
         "prediction": predicted[..., None],
     }
-    write_page(output, title, trace, {name: picture(array) for name, array in scene.items()})
+    pictures = {name: picture(array) for name, array in scene.items()}
+    names = {"channels": case.channels, "classes": case.classes}
+    write_page(output, title, trace, pictures, names)
     print(f"written to {output}")
 
 
 def load_case(data: str | None, channels, rank: int) -> StudyCase:
     """A prepared case as a batch of one: the volume, or for rank 2 the slice with most tumour."""
-    name, image, label = _phantom_case() if data is None else _task_case(Path(data))
-    z = int((label > 0).sum(axis=(0, 1)).argmax())
+    case = _phantom_case() if data is None else _task_case(Path(data))
+    z = int((case.labels > 0).sum(axis=(0, 1, 2)).argmax())
     if channels is not None:
-        image = image[..., list(channels)]
-    if rank == 2:
-        return StudyCase(f"{name}, slice {z}", image[None, :, :, z], label[None, :, :, z], 0.0)
-    return StudyCase(name, image[None], label[None], z / label.shape[2])
+        names = tuple(case.channels[channel] for channel in channels)
+        case = case._replace(images=case.images[..., list(channels)], channels=names)
+    if rank == 3:
+        return case._replace(depth=z / case.labels.shape[3])
+    name, images = f"{case.name}, slice {z}", case.images[:, :, :, z]
+    return case._replace(name=name, images=images, labels=case.labels[:, :, :, z])
 
 
-def _phantom_case():
+def _phantom_case() -> StudyCase:
     image, label = phantom.make_case(1, size=PHANTOM_SIZE)
     spacing = np.array(phantom.FULL_SIZE) / PHANTOM_SIZE
     prepared, geometry = prepare.prepare_image(image, np.diag([*spacing, 1]), name="phantom")
-    return "a phantom", prepared, prepare.crop(label, geometry)
+    label = prepare.crop(label, geometry)
+    names = phantom.MODALITIES, phantom.CLASSES
+    return StudyCase("a phantom", prepared[None], label[None], 0.0, *names)
 
 
-def _task_case(path: Path):
+def _task_case(path: Path) -> StudyCase:
     task = open_task(path.parent)
     case = next((case for case in task.training if case.name == path.name), None)
     if case is None:
@@ -106,4 +114,5 @@ def _task_case(path: Path):
         )
     read = read_case(task, case)
     image, geometry = prepare.prepare_image(read.image, read.affine, name=case.name)
-    return case.name, image, prepare.crop(read.label, geometry)
+    label = prepare.crop(read.label, geometry)
+    return StudyCase(case.name, image[None], label[None], 0.0, task.channels, task.classes)

@@ -16,17 +16,18 @@ from minibrain.study.sources import operation_sources, source
 SCRIPTS = ("arithmetic", "draw", "network", "convolution", "loss", "page")
 
 
-def write_page(path: Path, title: str, trace: Trace, scene: dict[str, Picture | None]) -> None:
+def write_page(path: Path, title: str, trace: Trace, scene: dict[str, Picture], names) -> None:
     """Write the explorer of one traced step.
 
     Parameters
     ----------
     title : of the page; any text
     trace : made with pictures, see `minibrain.study.pictures.slicer`
-    scene : what there is to see besides: "image", "labels", "prediction"
+    scene : what there is to see besides: "image", "labels" and "prediction"
+    names : those of the image's "channels", and of all "classes"
     """
     pictures = {name: picture.as_json() for name, picture in scene.items()}
-    data = {"title": title, **trace_data(trace), "scene": pictures}
+    data = {"title": title, **trace_data(trace), "scene": pictures, **names}
     with replacing(path) as file:
         file.write(page(title, data).encode())
 

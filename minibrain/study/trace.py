@@ -119,7 +119,7 @@ class _Watcher:
             self._forget(self.nodes.pop())
         y, saved = call.result
         arrays = [x for x in call.arguments if id(x) not in self.parameters]
-        inputs = [x for x in arrays if np.ndim(x) == self.model.rank + 2]
+        inputs = [x for x in arrays if getattr(x, "ndim", 0) == self.model.rank + 2]
         node = self._node(operation, call, inputs, y)
         self.begins.append(call.begin)
         self.nodes.append(node)
@@ -153,7 +153,7 @@ class _Watcher:
         name = self.layer or {"cce_dice_loss": "loss"}.get(operation, operation)
         if any(node.name == name for node in self.nodes):
             name = f"{name}.{operation}"  # a layer may consist of several operations
-        like = y if np.ndim(y) else inputs[0]
+        like = y if y.ndim else inputs[0]
         level = round(np.log2(self.size / like.shape[1]))
         own = [x for x in call.arguments if id(x) in self.parameters]
         shapes = [tuple(x.shape) for x in inputs]

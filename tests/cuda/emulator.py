@@ -1,7 +1,8 @@
 """Runs kernels on the CPU in place of `minibrain.kernels.cuda.loader.launch`.
 
-The .cu sources are compiled as they are, behind `emulation.h`. The launchers are untouched: their
-grids, shared memory and arguments are what runs here. Every array is handed over as a copy between
+The .cu sources are compiled as they are, behind `emulation.h`; only the header with the inline PTX
+has `emulated_tensor_core.h` in its place. The launchers are untouched: their grids, shared memory
+and arguments are what runs here. Every array is handed over as a copy between
 two strips of NaN, so what is read beside it poisons the result, and what is written is found.
 Where arrays are too large to copy, only the first and last blocks run, on the arrays themselves.
 """
@@ -33,6 +34,8 @@ GUARD = 1024  # elements on either side of an array
 POISON = {2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
 KINDS = str.maketrans("uV", "if")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
+LATE_COPIES = 4  # to be added to a schedule
+HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
 LARGE = 2**30  # bytes
 END_BLOCKS = 2
 
@@ -87,7 +90,7 @@ class Emulator:
         return run, signature().decode().split()
 
     def _source(self, file):
-        source = loader.source(file)
+        source = loader.source(file).replace(loader.header("tensor_core.cuh"), "")
         return source.replace(*self.edit) if self.edit else source
 
 
@@ -153,10 +156,11 @@ def _address(array):
 
 @cache
 def _compiled(source):
-    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(", source)
+    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source)
     exports = "".join(f"EMULATE({kernel})\n" for kernel in kernels)
-    program = f'#include "{HERE / "emulation.h"}"\n{source}\n{exports}'
-    key = (HERE / "emulation.h").read_text() + program + " ".join(COMPILER)
+    includes = "".join(f'#include "{header}"\n' for header in HEADERS)
+    program = f"{includes}{source}\n{exports}"
+    key = "".join(map(Path.read_text, HEADERS)) + program + " ".join(COMPILER)
     path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)

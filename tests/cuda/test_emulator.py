@@ -56,7 +56,7 @@ def test_threads_meet_at_barriers_and_shuffles(launch, schedule):
     ("kernel", "block", "shared_bytes", "edit", "complaint"),
     [
         ("reverse_in_block", 96, 4 * 95, None, "beyond the launch's shared_bytes"),
-        ("reverse_in_block", 96, 50_000, None, "more shared memory"),
+        ("reverse_in_block", 96, 250_000, None, "more shared memory"),
         ("reverse_in_block", 2048, 4 * 96, None, "a block of this size"),
         ("reverse_in_block", 96, 400, ("__sync", "if (threadIdx.x) __sync"), "never come"),
         ("reverse_in_block", 96, 400, ("y[glo", "y[1 + glo"), "wrote beside an array"),

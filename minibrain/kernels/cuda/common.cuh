@@ -25,7 +25,7 @@ struct bfloat16 {
 #endif
 using Real = REAL;
 
-extern __shared__ double shared_memory[];
+extern __shared__ __align__(128) double shared_memory[];
 
 __device__ inline Index global_thread() { return blockIdx.x * (Index)blockDim.x + threadIdx.x; }
 

@@ -1,4 +1,7 @@
-"""Convolution and its transpose; see conv.cu for how the sums are cut."""
+"""Convolution and its transpose; see conv.cu for how the sums are cut.
+
+Where there are faster kernels for a shape, in conv_tensor_core.py, those are launched.
+"""
 
 from math import prod
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
-from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda import conv_tensor_core, loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
     ceil_divide,
@@ -40,7 +43,8 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     if not _gradients_fit(dy, saved, geometry.output_size, outputs=-1):
         return NotImplemented
     dx = spread(dy, weight, geometry) if input_gradient else None
-    return dx, weight_gradient(x, dy, geometry), channel_sum(dy)
+    fast = conv_tensor_core.gradients(x, dy, geometry)
+    return dx, *(fast or (weight_gradient(x, dy, geometry), channel_sum(dy)))
 
 
 def conv_transpose_forward(
@@ -62,16 +66,23 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     if not _gradients_fit(dy, saved, geometry.input_size, outputs=-2):
         return NotImplemented
     dx = correlate(dy, weight, geometry) if input_gradient else None
-    return dx, weight_gradient(dy, x, geometry), channel_sum(dy)
+    fast = conv_tensor_core.transposed_gradients(dy, x, geometry)
+    return dx, *(fast or (weight_gradient(dy, x, geometry), channel_sum(dy)))
 
 
 def correlate(x, weight, geometry, bias=None):
     """y[n,p,o] = bias[o] + Σ_{k,c} w[k,c,o] · x[n, s·p + d·k − padding, c]."""
+    fast = conv_tensor_core.correlate(x, weight, geometry, bias)
+    if fast is not None:
+        return fast
     return _convolve("conv.correlate", x, weight, bias, geometry, geometry.output_size, -1)
 
 
 def spread(y, weight, geometry, bias=None):
     """x[n, s·p + d·k − padding, c] += Σ_o w[k,c,o] · y[n,p,o], and then + bias[c]."""
+    fast = conv_tensor_core.spread(y, weight, geometry, bias)
+    if fast is not None:
+        return fast
     return _convolve("conv.spread", y, weight, bias, geometry, geometry.input_size, -2)
 
 

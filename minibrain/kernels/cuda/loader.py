@@ -20,6 +20,8 @@ from minibrain.errors import InputError
 from minibrain.files import replacing
 
 SOURCES = Path(__file__).parent
+UNASKED_BYTES = 48 * 1024  # of shared memory; beyond, a kernel must be allowed to have more
+MOST_SHARED_BYTES = 8  # the driver's number of that attribute
 OPTIONS = ("-std=c++17", "-default-device")
 DIGEST_SIZE = hashlib.sha256().digest_size
 
@@ -32,13 +34,15 @@ def launch(name: str, grid, block, arguments, shared_bytes: int = 0):
     name : "file.kernel", for the kernel of that name in file.cu
     grid, block : numbers of blocks, and of threads in each, along x, y and z
     arguments : as the kernel declares them, see `packed`
-    shared_bytes : of shared memory for each block, at most 48 KiB
+    shared_bytes : of shared memory for each block
     """
     import cupy
 
     device = cupy.cuda.Device()
     architecture = f"sm_{device.compute_capability}"
     function = _function(name, real_type(arguments), architecture, device.id)
+    if shared_bytes > UNASKED_BYTES:
+        cupy.cuda.driver.funcSetAttribute(function.ptr, MOST_SHARED_BYTES, shared_bytes)
     function(grid, block, tuple(map(packed, arguments)), shared_mem=shared_bytes)
 
 
@@ -129,9 +133,13 @@ def _keep(path: Path, code: bytes) -> None:
 
 
 def source(file: str) -> str:
-    """common.cuh and file.cu, as one text."""
-    parts = (SOURCES / "common.cuh", SOURCES / f"{file}.cu")
-    return "\n".join(f'#line 1 "{part.name}"\n{part.read_text("utf-8")}' for part in parts)
+    """The headers and file.cu, as one text."""
+    return "\n".join(map(header, ("common.cuh", "tensor_core.cuh", f"{file}.cu")))
+
+
+def header(name: str) -> str:
+    """One file of the sources; the compiler's messages give its name."""
+    return f'#line 1 "{name}"\n{(SOURCES / name).read_text("utf-8")}'
 
 
 def _cache_folder() -> Path:

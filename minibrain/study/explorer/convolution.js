@@ -21,15 +21,14 @@ const convolution = (() => {
 
   /** The size formula, and the same with its numbers. */
   function sizeFormula(transposed, { n, k, s, p, d, e }) {
-    const minus = (value) => (value < 0 ? `(${value})` : value);
     if (transposed) {
       const size = arithmetic.transposedSize({ n, k, s, p, d, e });
       return [`(n − 1)·s + d·(k − 1) + 1 − 2p + output padding`,
-        `(${n} − 1)·${s} + ${d}·(${k} − 1) + 1 − 2·${p} + ${e}`, minus(size)];
+        `(${n} − 1)·${s} + ${d}·(${k} − 1) + 1 − 2·${p} + ${e}`, size];
     }
     const size = arithmetic.convSize({ n, k, s, p, d });
     return [`⌊(n + 2p − d·(k − 1) − 1) / s⌋ + 1`,
-      `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1`, minus(size)];
+      `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1`, size];
   }
 
   // ---- one dimension: rows of cells ------------------------------------------------------------
@@ -285,17 +284,17 @@ const convolution = (() => {
     const formula = el("div", { class: "formula size", "aria-live": "polite" });
     const notes = el("div", { class: "facts" });
     const sliders = Object.fromEntries(Object.entries(KNOBS).map(([name, [text, min, max]]) =>
-      [name, draw.slider({ name, text, min, max, value: setting[name], change: (value) => { setting[name] = value; render(); } })]));
+      [name, draw.slider({ name, text, min, max, value: setting[name], change: (value) => { setting[name] = value; begin(); render(); } })]));
     const position = draw.slider({ name: "position", text: "kernel position", min: 0, max: 1, value: 0, change: (value) => { stop(); view.at = value; render(); } });
     const depth = draw.slider({ name: "slice", text: "slice of the output", min: 0, max: 1, value: 0, change: (value) => { view.z = value; render(); } });
     const mode = draw.choice("direction", { conv: "convolution", transposed: "transposed" }, "conv", (value) => {
       view.transposed = value === "transposed";
-      view.at = view.transposed ? Infinity : 0;
+      begin();
       render();
     });
     const ranks = draw.choice("dimensions", { 1: "1D", 2: "2D", 3: "3D slices" }, "1", (value) => {
       view.rank = +value;
-      view.at = view.transposed ? Infinity : 0;
+      begin();
       view.z = 0;
       limit();
       render();
@@ -308,10 +307,16 @@ const convolution = (() => {
       "dilated": { n: 9, k: 3, s: 1, p: 2, d: 2, e: 0, transposed: false, rank: 1 },
     };
 
+    /** Before anything moves: a convolution at its first position, of a transposed one all kernels. */
+    function begin() {
+      view.at = view.transposed ? Infinity : 0;
+    }
+
     function load({ transposed, rank, ...numbers }) {
       stop();
       Object.assign(setting, numbers);
-      Object.assign(view, { transposed, rank, at: transposed ? Infinity : 0, z: 0 });
+      Object.assign(view, { transposed, rank, z: 0 });
+      begin();
       limit();
       for (const name of Object.keys(KNOBS)) sliders[name].set(setting[name]);
       mode.press(transposed ? "transposed" : "conv");
@@ -352,7 +357,7 @@ const convolution = (() => {
       position.element.hidden = play.hidden = rank === 3;
       const why = arithmetic.obstacle(transposed, setting);
       if (why) {
-        stage.replaceChildren(el("div", { class: "obstacle", role: "alert" }, el("h3", {}, "This cannot be"), el("p", {}, why)));
+        stage.replaceChildren(el("div", { class: "obstacle", role: "alert" }, el("h3", {}, "This cannot be"), el("p", {}, why.replaceAll(" -", " −"))));
         notes.replaceChildren();
         stop();
         return;
@@ -363,7 +368,7 @@ const convolution = (() => {
       const count = arithmetic.coverage(rank, shape);
       position.input.max = shape.positions ** Math.min(rank, 2) - 1;
       depth.input.max = (transposed ? shape.field : shape.positions) - 1;
-      view.at = Math.min(view.at, +position.input.max); // Infinity: all kernels are placed
+      view.at = Math.min(view.at, +position.input.max);
       view.z = Math.min(view.z, +depth.input.max);
       position.set(view.at);
       depth.set(view.z);

@@ -50,8 +50,14 @@ const draw = (() => {
     return picture.bytes;
   }
 
-  const CLASSES = [[0, 0, 0, 0], [68, 170, 153, 255], [68, 119, 190, 255], [238, 170, 51, 255], [204, 102, 119, 255], [153, 102, 204, 255]];
-  // the ends of the scale for gradients, and its middle, on light and on dark paper
+  const CLASSES = [
+    [0, 0, 0, 0], [68, 170, 153, 255], [68, 119, 190, 255],
+    [238, 170, 51, 255], [204, 102, 119, 255], [153, 102, 204, 255],
+  ];
+
+  const classColour = (label) => `rgb(${CLASSES[label % CLASSES.length].slice(0, 3).join(" ")})`;
+
+  // The ends of the scale for gradients, and its middle, on light and on dark paper
   const SCALE = {
     light: { low: [33, 102, 172], zero: [248, 246, 241], high: [190, 74, 24] },
     dark: { low: [110, 176, 240], zero: [27, 28, 35], high: [246, 150, 88] },
@@ -157,5 +163,5 @@ const draw = (() => {
     return el("pre", { tabindex: "0", class: "marked", style: `--line: ${line}` }, el("code", {}, pieces));
   }
 
-  return { el, svg, number, prefixed, times, tile, tiles, slider, choice, table, formula, code, isDark };
+  return { el, svg, number, prefixed, times, tile, tiles, slider, choice, table, formula, code, isDark, classColour };
 })();

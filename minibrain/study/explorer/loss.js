@@ -107,7 +107,7 @@ const loss = (() => {
           el("p", {}, `Soft Dice scores: ${CLASSES.map((name, c) => `${name} ${dice.scores[c].toFixed(3)}`).join(", ")}. The mean counts every class alike, however few its voxels.`)),
         el("div", { class: "fact" }, el("h3", {}, "Who pulls"),
           stack("voxels", shares), stack("Σ|dz|, CCE", pulls(cce)), stack("Σ|dz|, Dice", pulls(dice)),
-          el("p", { class: "legend" }, state.labels.map((label, v) => [el("span", { class: `key of-${v}` }), `${CLASSES[label]} `])),
+          el("p", { class: "legend" }, state.labels.map((label, v) => el("span", {}, el("span", { class: `key of-${v}` }), `${CLASSES[label]} `))),
           el("p", {}, loudness(cce, dice)),
           el("p", {}, "Cross-entropy gives every voxel dz = (p − t) / voxels, whatever its class: a class is heard by its number of voxels and by how wrong they are. Dice divides by the size of the class, so a voxel of a rare class pulls harder. But dz goes through p: where the network is sure and wrong, p of the true class is near 0, and Dice falls silent while cross-entropy does not.")),
       ];

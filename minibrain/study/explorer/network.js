@@ -197,7 +197,7 @@ const network = (() => {
       const fate = parameter ? "a parameter, there anyway" : saved.kept_by
         ? `kept by ${saved.kept_by} already`
         : saved.freed_after === node.name ? "freed by this backward"
-          : saved.freed_after ? `freed by ${saved.freed_after}` : "held to the end of the step";
+          : saved.freed_after ? `freed by ${saved.freed_after}` : "held to the end";
       return [el("code", {}, saved.field), shapeText(saved.shape),
         saved.bytes ? prefixed(saved.bytes, "B") : "–", fate];
     });
@@ -212,8 +212,10 @@ const network = (() => {
       : null;
   }
 
-  function sources(list, mark) {
-    return el("div", { class: "sources" }, list.map((item, i) =>
+  function sources(list, { mark, twin } = {}) {
+    const note = twin === "fast"
+      ? el("p", { class: "quiet" }, "The readable body; a fast twin of it in minibrain/kernels ran here.") : null;
+    return el("div", { class: "sources" }, note, list.map((item, i) =>
       el("details", { open: i === 0 }, el("summary", {}, el("b", {}, item.name), el("span", {}, `${item.file}:${item.line}`)),
         draw.code(item.text, mark))));
   }
@@ -226,7 +228,7 @@ const network = (() => {
       node.picture
         ? [draw.tiles(node.picture, "signed", `y of ${node.name}`, caption("y", node, node.picture)), statistics(y)]
         : el("p", { class: "big" }, number(y.mean)),
-      savedTable(node), sources(data.sources[node.operation].forward));
+      savedTable(node), sources(data.sources[node.operation].forward, node.forward));
   }
 
   function backwardColumn(data, node) {
@@ -239,7 +241,7 @@ const network = (() => {
       gradientTable(node),
       node.operation.startsWith("conv") && !node.backward.results.dx
         ? el("p", { class: "quiet" }, "No dx: nothing before it is learned, so this pass is spared (input_gradient=False).") : null,
-      sources(data.sources[node.operation].backward));
+      sources(data.sources[node.operation].backward, node.backward));
   }
 
   /** The two gradients of a skip, and their sum. */
@@ -258,11 +260,13 @@ const network = (() => {
 
   function scene(data) {
     const { image, labels, prediction } = data.scene;
-    const names = ["FLAIR", "T1", "T1gd", "T2"];
-    return el("div", { class: "scene" },
-      draw.tiles(image, "grey", "input", `input x: ${image.channels === 4 ? names.join(", ") : `${image.channels} channels`}`),
+    const key = data.classes.slice(1).map((name, i) =>
+      el("span", {}, el("span", { class: "key", style: `background: ${draw.classColour(i + 1)}` }), `${name} `));
+    return [el("div", { class: "scene" },
+      draw.tiles(image, "grey", "input", `input x: ${data.channels.join(", ")}`),
       draw.tiles(labels, "classes", "labels", "label"),
-      draw.tiles(prediction, "classes", "prediction", "prediction"));
+      draw.tiles(prediction, "classes", "prediction", "prediction")),
+    el("p", { class: "legend" }, key)];
   }
 
   function lens(data, event) {
@@ -276,10 +280,10 @@ const network = (() => {
       el("p", { class: "idea" }, formula.idea));
     if (event.kind === "meet") {
       return [head, meeting(data, node), el("div", { class: "columns" },
-        el("section", { class: "pass forward" }, el("h3", {}, "Forward: used twice"), sources(data.sources.skip.forward, "skips.append(x)")),
-        el("section", { class: "pass backward" }, el("h3", {}, "Backward: the sum"), sources(data.sources.skip.backward, "dx = dx + dskips.pop()")))];
+        el("section", { class: "pass forward" }, el("h3", {}, "Forward: used twice"), sources(data.sources.skip.forward, { mark: "skips.append(x)" })),
+        el("section", { class: "pass backward" }, el("h3", {}, "Backward: the sum"), sources(data.sources.skip.backward, { mark: "dx = dx + dskips.pop()" })))];
     }
-    return [head, node.operation === "cce_dice_loss" ? scene(data) : null,
+    return [head, ...(node.operation === "cce_dice_loss" ? scene(data) : []),
       el("div", { class: "columns" }, forwardColumn(data, node), backwardColumn(data, node)),
       node.meeting.length ? meeting(data, node) : null];
   }
@@ -358,8 +362,9 @@ const network = (() => {
         "Forward fills them from left to right and keeps what backward will need; backward returns from right to left, turns every kept array into a gradient, and lets it go."),
       stage, graph,
       el("p", { class: "legend" },
-        el("span", { class: "key kept" }), "kept for backward ", el("span", { class: "key passed" }), "made, not kept ",
-        el("span", { class: "key gradient" }), "its gradient has arrived ",
+        el("span", {}, el("span", { class: "key kept" }), "kept for backward "),
+        el("span", {}, el("span", { class: "key passed" }), "made, not kept "),
+        el("span", {}, el("span", { class: "key gradient" }), "its gradient has arrived "),
         el("span", { class: "peak" }, `the curve: bytes saved, ${prefixed(Math.max(...data.held), "B")} at the turn`)),
       bar, detail);
 

@@ -34,10 +34,11 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const field = event.target.closest("input, select, pre, button, summary");
-    if ("123".includes(event.key) && !event.target.closest("input[type=text]")) {
+    const pressing = [" ", "Enter"].includes(event.key) && event.target.closest("a, button, summary");
+    const taken = pressing || event.target.closest("input, select, pre"); // they have uses for keys
+    if (["1", "2", "3"].includes(event.key)) {
       location.hash = names[event.key - 1];
-    } else if (!field && rooms[current()].key(event.key)) {
+    } else if (!taken && rooms[current()].key(event.key)) {
       event.preventDefault();
     }
   });

@@ -1,0 +1,261 @@
+"""Convolutions on tensor cores, run on the CPU, against the reference in float64.
+
+The kernels get bfloat16 arrays, and weights that are rounded to bfloat16 here as there. Products of
+two bfloat16 are exact in float32, so a sum of `length` of them is wrong by no more than length
+roundings of the sum of their magnitudes; a result in bfloat16 is rounded once more.
+"""
+
+from math import prod
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import on_device
+from emulator import LATE_COPIES, SCHEDULES, emulated
+
+import minibrain.functional as F
+from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
+from minibrain.kernels.cuda import conv_tensor_core as tensor_core
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+EVERY_SCHEDULE = [*SCHEDULES, *(schedule | LATE_COPIES for schedule in SCHEDULES)]
+
+# samples and size, input channels, output channels, blocks at the same time
+PLANES = {
+    "odd, 3D": ((2, 3, 17, 19), 16, 16, 4),
+    "one voxel": ((1, 1, 1, 1), 16, 32, 396),
+    "one plane": ((3, 1, 5, 33), 32, 16, 2),
+    "first layer": ((1, 4, 18, 15), 4, 16, 2),
+    "two chunks": ((1, 4, 3, 9), 64, 16, 1),
+    "odd, 2D": ((3, 17, 35), 16, 16, 2),
+    "first layer, 2D": ((2, 9, 21), 4, 32, 396),
+    "wide, 2D": ((2, 5, 18), 32, 48, 1),
+}
+TILES = {
+    "odd, 3D": ((2, 3, 5, 7), 128, 32, (128, 128)),
+    "many outputs": ((1, 3, 4, 5), 32, 160, (128, 64)),
+    "one voxel": ((1, 1, 1, 1), 96, 32, (64, 64)),
+    "odd, 2D": ((3, 9, 5), 128, 32, (64, 64)),
+}
+TRANSPOSED = {
+    "odd, 3D": ((2, 3, 5, 7), 32, 16),
+    "one voxel": ((1, 1, 1, 1), 64, 32),
+    "many channels": ((1, 2, 3, 5), 96, 80),
+    "odd, 2D": ((3, 7, 5), 64, 32),
+}
+POINTWISE = {
+    "odd, 3D": ((2, 3, 5, 7), 16, 4),
+    "many voxels": ((1, 30, 29), 24, 3),
+    "one voxel": ((1, 1, 1, 1), 64, 1),
+}
+
+
+def random(rng, *shape):
+    return rng.standard_normal(shape).astype(BFLOAT16)
+
+
+def assert_right(got, operation, *arrays, length):
+    """Compare with the operation in float64, which must be linear in each of the arrays."""
+    want = operation(*(array.astype(np.float64) for array in arrays))
+    magnitude = operation(*(abs(array.astype(np.float64)) for array in arrays))
+    rounding = np.finfo(np.float32).eps * length * magnitude
+    if got.dtype == BFLOAT16:
+        rounding = rounding + 2.0**-8 * (abs(want) + rounding)
+    error = abs(got.get().astype(np.float64) - want)
+    assert error.shape == want.shape
+    assert np.all(error <= rounding), f"{np.max(error - rounding):.2g} more than rounding"
+
+
+def reference(name, weight, **options):
+    """(y, dx, dw) of a convolution in float64, as functions of x, weight or dy."""
+    forward, backward = (getattr(F, f"{name}_{way}").reference for way in ("forward", "backward"))
+
+    def gradients(x, weight, dy):
+        return backward(dy, forward(x, weight, **options)[1])
+
+    return (
+        lambda x, weight: forward(x, weight, **options)[0],
+        lambda x, weight, dy: gradients(x, weight, dy)[0],
+        lambda x, dy: gradients(x, np.ones(weight.shape), dy)[1],
+    )
+
+
+def check_planes(case, schedule, edit=None):
+    shape, inputs, outputs, blocks = PLANES[case]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_planes, "BLOCKS", blocks)
+        patch.setattr(conv_planes, "GRADIENT_BLOCKS", blocks)
+        check_conv("conv_planes", shape, 3, inputs, outputs, schedule, edit)
+
+
+def check_tiles(case, schedule, edit=None):
+    shape, inputs, outputs, tile = TILES[case]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_tiles, "TILES", (tile,))
+        patch.setattr(conv_planes, "MOST_INPUTS", 0)
+        check_conv("conv_tiles", shape, 3, inputs, outputs, schedule, edit)
+
+
+def check_pointwise(case, schedule, edit=None):
+    shape, inputs, outputs = POINTWISE[case]
+    check_conv("conv_pointwise", shape, 1, inputs, outputs, schedule, edit)
+
+
+def check_conv(file, shape, kernel, inputs, outputs, schedule, edit):
+    rng, rank = np.random.default_rng(3), len(shape) - 1
+    x, dy = random(rng, *shape, inputs), random(rng, *shape, outputs)
+    weight, bias = random(rng, *(kernel,) * rank, inputs, outputs), random(rng, outputs)
+    geometry = conv_geometry(shape[1:], (kernel,) * rank, padding="same")
+    y_of, dx_of, dw_of = reference("conv", weight, padding="same")
+    given = [on_device(array.astype(np.float32)) for array in (weight, bias)]
+    with emulated(schedule, edit) as emulator:
+        y = tensor_core.correlate(on_device(x), given[0], geometry, given[1])
+        dx = tensor_core.spread(on_device(dy), given[0], geometry)
+        gradients = tensor_core.gradients(on_device(x), on_device(dy), geometry)
+    taps, voxels = kernel**rank, prod(shape)
+    assert_right(
+        y, lambda x, weight, bias: y_of(x, weight) + bias, x, weight, bias, length=taps * inputs
+    )
+    if inputs >= 16:
+        assert_right(
+            dx, lambda w, dy: dx_of(x.astype(float), w, dy), weight, dy, length=taps * outputs
+        )
+    assert_right(gradients[0], dw_of, x, dy, length=voxels)
+    assert_right(gradients[1], lambda dy: dy.sum(axis=tuple(range(rank + 1))), dy, length=voxels)
+    launched = {name.partition(".")[0] for name in emulator.launches}
+    assert file in launched
+
+
+def check_transposed(case, schedule, edit=None):
+    shape, inputs, outputs = TRANSPOSED[case]
+    rng, rank = np.random.default_rng(3), len(shape) - 1
+    weight, bias = random(rng, *(2,) * rank, outputs, inputs), random(rng, outputs)
+    x = random(rng, *shape, inputs)
+    dy = random(rng, len(x), *(2 * n for n in shape[1:]), outputs)
+    geometry = conv_transpose_geometry(shape[1:], (2,) * rank, stride=2)
+    y_of, dx_of, dw_of = reference("conv_transpose", weight, stride=2)
+    given = [on_device(array.astype(np.float32)) for array in (weight, bias)]
+    with emulated(schedule, edit):
+        y = tensor_core.spread(on_device(x), given[0], geometry, given[1])
+        dx = tensor_core.correlate(on_device(dy), given[0], geometry)
+        dw, dbias = tensor_core.transposed_gradients(on_device(dy), on_device(x), geometry)
+    assert_right(y, lambda x, weight, bias: y_of(x, weight) + bias, x, weight, bias, length=inputs)
+    assert_right(
+        dx, lambda w, dy: dx_of(x.astype(float), w, dy), weight, dy, length=2**rank * outputs
+    )
+    assert_right(dw, dw_of, x, dy, length=prod(shape))
+    axes = tuple(range(rank + 1))
+    assert_right(dbias, lambda dy: dy.sum(axis=axes), dy, length=prod(dy.shape))
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+@pytest.mark.parametrize("case", PLANES)
+def test_convolution_by_planes(case, schedule):
+    check_planes(case, schedule)
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+@pytest.mark.parametrize("case", TILES)
+def test_convolution_by_tiles(case, schedule):
+    check_tiles(case, schedule)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("case", POINTWISE)
+def test_pointwise_convolution(case, schedule):
+    check_pointwise(case, schedule)
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_transposed_convolution(case, schedule):
+    check_transposed(case, schedule)
+
+
+# what is checked, a case of it, and a text of the sources that is replaced
+FAULTS = {
+    "no barrier before a stage is used": (
+        check_planes, "odd, 3D", "__syncthreads();  // all copies have come, and the other", "// "),
+    "no barrier between segments": (
+        check_planes, "odd, 2D", "__syncthreads();  // the stages of the segment", "// "),
+    "no wait for a plane": (
+        check_planes, "odd, 3D", "wait_for_groups<0>();\n                __sync",
+        "\n                __sync"),
+    "a stage copied before it is free": (
+        check_planes, "odd, 3D", "STAGES = 2;", "STAGES = 1;"),
+    "planes from below the volume": (
+        check_planes, "odd, 3D", "z >= 0 && z < p.depth", "z < p.depth"),
+    "planes from above the volume": (check_planes, "odd, 3D", "z >= 0 && z < p.depth", "z >= 0"),
+    "rows beyond the last": (check_planes, "odd, 3D", "row < p.height &&", "row <= p.height &&"),
+    "voxels beyond the last of a row": (
+        check_planes, "odd, 3D", "column < p.width;", "column <= p.width;"),
+    "voxels written beyond the last": (
+        check_planes, "odd, 3D", "|| column + 8 * half >= p.width", ""),
+    "first plane not written": (
+        check_planes, "odd, 3D", "if (z >= s.begin) store", "if (z > s.begin) store"),
+    "wrong tap along z": (
+        check_planes, "odd, 3D", "sums[DEPTH - 1 - kz][y][0]", "sums[kz][y][0]"),
+    "wrong tap along y": (check_planes, "odd, 3D", "y = row - k % 3", "y = row - 2 + k % 3"),
+    "taps of the data gradient not turned around": (
+        check_planes, "odd, 3D", "if (mirrored) tap = taps - 1 - tap;", ""),
+    "weights of the next chunk": (
+        check_planes, "two chunks", "weights + chunk * FRAGMENTS", "weights"),
+    "a tile that is not filled": (
+        check_planes, "odd, 3D", "i < VOXELS * OCTETS; i", "i < VOXELS * OCTETS - 1; i"),
+    "sums that are not cleared": (
+        check_planes, "odd, 3D", "sums[DEPTH - 1][i / 8][i / 4 % 2][i % 4] = 0;", ""),
+    "a fourth tap that has weights": (
+        check_planes, "first layer", "if (r >= rows || c >= columns) return 0;", ""),
+    "the right neighbour left out": (
+        check_planes, "first layer", "+ (PAIRS ? piece : 0);", ";"),
+    "no barrier before planes are used": (
+        check_planes, "odd, 3D", "__syncthreads();  // all copies have come, and the old", "// "),
+    "no wait for planes of the gradient": (
+        check_planes, "odd, 3D", "wait_for_groups<0>();\n            __sync",
+        "\n            __sync"),
+    "a ring without room": (check_planes, "odd, 3D", "RING = DEPTH + 1", "RING = DEPTH"),
+    "the next plane left out": (
+        check_planes, "one plane", "z <= s.begin + BORDER", "z < s.begin + BORDER"),
+    "gradients of one warp over those of another": (
+        check_planes, "odd, 2D", "blockIdx.x * WARPS<DEPTH> + warp", "blockIdx.x * WARPS<DEPTH>"),
+    "a row left out of the bias gradient": (
+        check_planes, "odd, 3D", "if (with_bias) {", "if (with_bias && row) {"),
+    "no barrier before a tile is used": (
+        check_tiles, "odd, 3D", "__syncthreads();  // all copies of this stage", "// "),
+    "a wait for too few tiles": (
+        check_tiles, "odd, 3D", "wait_for_groups<STAGES - 2>", "wait_for_groups<STAGES - 1>"),
+    "the last position left out": (
+        check_tiles, "odd, 3D", "there(number < total)", "there(number < total - 1)"),
+    "outputs beyond the last": (
+        check_tiles, "many outputs", "!row.there || column >= outputs", "!row.there"),
+    "rows in the padding": (check_tiles, "odd, 3D", "row.there && source >= 0;", "row.there;"),
+    "sample of the first position": (
+        check_tiles, "odd, 3D", "(Index)row.sample * from_voxels", "(Index)0"),
+    "a product of warps swapped": (
+        check_tiles, "odd, 3D", "warp_n * N + n) * 2 + k", "warp_m * N + n) * 2 + k"),
+    "scatter to the wrong tap": (
+        check_transposed, "odd, 3D", "* g.stride[a] + tap.axis[a]", "* g.stride[a] + tap.axis[0]"),
+    "a wait for too few tiles of the gradient": (
+        check_transposed, "odd, 3D", "wait_for_groups<STAGES - 2>", "wait_for_groups<STAGES - 1>"),
+    "channels beyond the last": (
+        check_transposed, "many channels", "if (o >= outputs) continue;", ""),
+    "gradients beyond the share": (
+        check_transposed, "many channels", "Row position(number, end, geometry)",
+        "Row position(number, total + 1, geometry)"),
+    "no barrier before the lanes' sums": (
+        check_pointwise, "many voxels", "__syncthreads();\n    for (int i = threadIdx.x; i < (in",
+        "for (int i = threadIdx.x; i < (in"),
+    "a voxel too many": (
+        check_pointwise, "many voxels", "if (voxel >= voxels) return;", ""),
+    "a row of threads left out": (
+        check_pointwise, "many voxels", "int r = 0; r < rows", "int r = 1; r < rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_caught(name):
+    check, case, old, new = FAULTS[name]
+    assert any(old in loader.source(path.stem) for path in loader.SOURCES.glob("conv_*.cu"))
+    with pytest.raises(AssertionError):
+        any(check(case, schedule, edit=(old, new)) for schedule in reversed(EVERY_SCHEDULE))
