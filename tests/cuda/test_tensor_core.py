@@ -14,6 +14,7 @@ from compare import on_device
 from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
+from minibrain.errors import InputError
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
 from minibrain.kernels.cuda import conv_tensor_core as tensor_core
@@ -84,7 +85,7 @@ def reference(name, weight, **options):
 def check_planes(case, schedule, edit=None):
     shape, inputs, outputs, blocks = PLANES[case]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv_planes, "BLOCKS", blocks)
+        patch.setattr(conv_planes, "BLOCKS", {2: blocks, 3: blocks})
         patch.setattr(conv_planes, "GRADIENT_BLOCKS", blocks)
         check_conv("conv_planes", shape, 3, inputs, outputs, schedule, edit)
 
@@ -171,6 +172,64 @@ def test_pointwise_convolution(case, schedule):
 @pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed_convolution(case, schedule):
     check_transposed(case, schedule)
+
+
+PLANES_FILES = {"conv_weights", "conv_planes", "conv_planes_gradient"}
+
+# kernel size, samples and size, input and output channels; files whose kernels are to be launched
+ROUTES = [
+    ("conv", 3, (1, 3, 4, 5), 4, 16, {*PLANES_FILES, "conv", "reduce"}),
+    ("conv", 3, (1, 3, 4, 5), 32, 16, {*PLANES_FILES, "reduce"}),
+    ("conv", 3, (1, 3, 4), 128, 64, {*PLANES_FILES, "conv_tiles", "reduce"}),
+    ("conv", 1, (1, 3, 4, 5), 16, 4, {"conv_pointwise", "reduce"}),
+    ("conv", 3, (1, 3, 4, 5), 3, 16, {"conv", "reduce"}),
+    ("conv_transpose", 2, (1, 3, 4, 5), 32, 16, {"conv_weights", "conv_tiles", "reduce"}),
+    ("conv_transpose", 3, (1, 3, 4), 32, 32, {"conv", "conv_weights", "conv_tiles", "reduce"}),
+]
+
+
+@pytest.mark.parametrize(("name", "kernel", "shape", "inputs", "outputs", "files"), ROUTES)
+def test_operations_find_their_kernels(name, kernel, shape, inputs, outputs, files):
+    """The operations of minibrain.functional, with the kernels for their shapes and without."""
+    rng, rank = np.random.default_rng(0), len(shape) - 1
+    channels = (inputs, outputs) if name == "conv" else (outputs, inputs)
+    weight = rng.standard_normal((*(kernel,) * rank, *channels)).astype(np.float32)
+    weight, bias = weight.astype(BFLOAT16).astype(np.float32), np.ones(outputs, np.float32)
+    x = random(rng, *shape, inputs)
+    options = {"padding": "same"} if name == "conv" else {"stride": 2}
+    forward, backward = (getattr(F, f"{name}_{way}") for way in ("forward", "backward"))
+
+    def run(dtype):
+        y, saved = forward(*map(on_device, (x.astype(dtype), weight, bias)), **options)
+        dy = np.cos(np.arange(y.size)).reshape(y.shape).astype(BFLOAT16).astype(dtype)
+        return [array.get().astype(np.float64) for array in (y, *backward(on_device(dy), saved))]
+
+    with emulated() as emulator:
+        got = run(BFLOAT16)
+    assert {launch.partition(".")[0] for launch in emulator.launches} == files
+    with emulated() as emulator:
+        want = run(np.float32)
+    assert {launch.partition(".")[0] for launch in emulator.launches} == {"conv", "reduce"}
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2.0**-8, atol=1e-5 * np.max(abs(other)))
+
+
+HMMA = 0x23C  # the lower 12 bits of the instruction of 16 bytes that multiplies on tensor cores
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("file", "least"), [("conv_planes", 300), ("conv_planes_gradient", 200), ("conv_tiles", 100)]
+)
+def test_products_are_computed_on_tensor_cores(file, least, architecture):
+    try:
+        compiler = loader.Compiler()
+    except InputError as error:
+        pytest.skip(str(error))
+    options = (*loader.OPTIONS, f"-arch={architecture}")
+    code, _ = compiler.compile(loader.source(file), f"{file}.cu", options)
+    words = np.frombuffer(code[: len(code) // 16 * 16], "<u8")[::2]
+    assert np.count_nonzero((words & 0xFFF) == HMMA) >= least
 
 
 # what is checked, a case of it, and a text of the sources that is replaced
