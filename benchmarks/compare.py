@@ -26,7 +26,8 @@ from minibrain.judging import score_run
 from minibrain.report.tables import plain, scores_as_dict
 
 SEEDS = (0, 1, 2)
-PHANTOMS = {"phantom_cases": 60, "phantom_seed": 3}
+# more cases to judge on than by default, and fewer epochs: as many steps in all
+PHANTOMS = {"phantom_cases": 60, "phantom_seed": 3, "epochs": 16}
 QUICK = {"phantom_cases": 12, "phantom_size": (32, 32, 24), "epochs": 2}
 
 

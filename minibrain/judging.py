@@ -202,8 +202,8 @@ def _write_results(
         file.write(json.dumps(summary, indent=1).encode())
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
-    cases = len(judged.evaluation.cases)
-    print(f"\n{cases} cases, in the space of their files\n\n{class_table(judged.evaluation)}\n")
+    cases = _counted(len(judged.evaluation.cases), "case")
+    print(f"\n{cases}, in the space of their files\n\n{class_table(judged.evaluation)}\n")
     if judged.background:
         print(_background_text(judged.background), end="\n\n")
     for path in (output / "summary.json", scores, report):
@@ -214,14 +214,18 @@ def _write_results(
 def _background_text(found: FalseAlarms) -> str:
     summary = found.summary()
     slices, cases = summary["alarmed_slices"], summary["alarmed_cases"]
-    text = (
-        f"background test, {summary['cases']} cases: {summary['false_ml']:.1f} ml of false tumour"
-    )
+    shown = _counted(summary["cases"], "case")
+    text = f"background test, {shown}: {summary['false_ml']:.1f} ml of false tumour per case"
     if slices is not None:
-        text += f", false alarm on {slices:.1%} of {summary['free_slices']} slices without tumour"
+        free = _counted(summary["free_slices"], "slice")
+        text += f", false alarm on {slices:.1%} of {free} without tumour"
     if cases is not None:
-        text += f" and {cases:.0%} of {summary['free_cases']} cases"
+        text += f" and in {cases:.0%} of {_counted(summary['free_cases'], 'case')}"
     return text
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _number(value: float | None) -> str:

@@ -117,6 +117,8 @@ def test_pictures_are_the_slice_with_x_to_the_right_and_y_upwards():
     assert (picture.low, picture.high) == (low, high)
     back = picture.low + picture.values[2] / 255 * (high - low)
     assert np.allclose(back[::-1].T, shown, atol=(high - low) / 509)
+    large = slicer(0.0)(np.random.default_rng(2).standard_normal((1, 130, 100, 2)))
+    assert (large.values.shape, large.every) == ((2, 34, 44), 3)
     flat = slicer(0.0)(np.zeros((1, 4, 6, 3)))
     assert flat.values.shape == (3, 6, 4)
     assert not flat.values.any()
@@ -138,7 +140,7 @@ def test_sources_are_those_of_the_package(operation):
             assert "_check" not in source["name"]
 
 
-def test_helpers_come_with_the_operations():
+def test_what_an_operation_calls_comes_with_it():
     sources = operation_sources("conv")
     assert {"correlate", "_windows"} <= {source["name"] for source in sources["forward"]}
     assert {"spread", "weight_gradient"} <= {source["name"] for source in sources["backward"]}

@@ -273,6 +273,14 @@ def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monk
     assert read_cost(path) == {"seconds": 3.5, "peak_memory_bytes": 700}
 
 
+def test_a_cost_that_cannot_be_written_hides_no_other_error(tmp_path):
+    path = tmp_path / "gone" / "cost.json"
+    with pytest.raises(ZeroDivisionError), measured(path, "cpu"):
+        raise ZeroDivisionError
+    with pytest.raises(InputError, match=r"cost\.json"), measured(path, "cpu"):
+        pass
+
+
 def test_memory_before_a_block_does_not_count(tmp_path):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux forgets")

@@ -35,7 +35,8 @@ const lens = (() => {
       picture.channels < channels
         ? `first ${picture.channels} of ${channels} channels`
         : `all ${channels} channels`;
-    return `${name}, ${shown}; here ${end(picture.low, "blue")} to ${end(picture.high, "orange")}`;
+    const every = picture.every > 1 ? `, one voxel of ${picture.every} a side` : "";
+    return `${name}, ${shown}${every}; here ${end(picture.low, "blue")} to ${end(picture.high, "orange")}`;
   }
 
   function savedTable(node) {
