@@ -1,6 +1,7 @@
 """Adam, and a learning rate that is halved when progress stops."""
 
 from collections.abc import Iterable, Mapping
+from math import sqrt
 
 import numpy as np
 
@@ -52,6 +53,14 @@ def adam_inplace(mean, square, values, gradients, step, **constants):
     for value in values:
         value += update[start : start + value.size].reshape(value.shape)
         start += value.size
+
+
+@fast_twin
+def gradient_norm(gradients) -> float:
+    """Square root of the sum of all squares, in float64: float32 overflows at 1e19."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [(gradient.astype(np.float64) ** 2).sum() for gradient in gradients]
+        return sqrt(float(sum(squares)))
 
 
 class Adam:

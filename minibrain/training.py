@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
-from math import isfinite, nan, prod, sqrt
+from math import isfinite, nan, prod
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from minibrain.arrays import like
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet
-from minibrain.optimizers import Adam
+from minibrain.optimizers import Adam, gradient_norm
 
 
 def train_step(
@@ -69,13 +69,6 @@ def _memory_error_explained(shape: tuple[int, ...]):
             f"a training step on a batch of shape {shape} needs more memory than there is "
             f"({reason}); choose a smaller batch size or patch size"
         ) from error
-
-
-def gradient_norm(gradients) -> float:
-    """Square root of the sum of all squares, in float64: float32 overflows at 1e19."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = [(gradient.astype(np.float64) ** 2).sum() for gradient in gradients]
-        return sqrt(float(sum(squares)))
 
 
 def to_model(x, model: UNet, dtype=None):

@@ -43,9 +43,19 @@ def check_pair(emulator, name, arguments, options, length, rng, dtype=np.float32
 
 
 def stored(name, arguments, dtype):
-    """The activations among the arguments in a dtype."""
+    """The activations among the arguments in a dtype. With bfloat16 the parameters, float32, are
+    such that it holds them: kernels for tensor cores round them first."""
     count = ACTIVATIONS.get(name, 1)
-    return [a.astype(dtype) for a in arguments[:count]] + list(arguments[count:])
+    parameters = list(arguments[count:])
+    if dtype == BFLOAT16:
+        parameters = [_rounded(parameter) for parameter in parameters]
+    return [a.astype(dtype) for a in arguments[:count]] + parameters
+
+
+def _rounded(parameter):
+    if not isinstance(parameter, np.ndarray) or parameter.dtype != np.float32:
+        return parameter
+    return parameter.astype(BFLOAT16).astype(np.float32)
 
 
 def _taken(emulator, operation, *arguments, **options):

@@ -181,8 +181,8 @@ FAR_FAULTS = [
     Fault("32 bits: a norm's group", "normalization.cu",
           "Index group = blockIdx.z * voxels", "int group = blockIdx.z * voxels",
           far(offsets.test_norm_and_relu)),
-    Fault("32 bits: Adam's moments", "optimizers.cu", "mean[begin + i] = b1",
-          "mean[int(begin + i)] = b1", far(offsets.test_adam)),
+    Fault("32 bits: Adam's moments", "optimizers.cu", "mean += share.begin, square",
+          "mean += int(share.begin), square", far(offsets.test_adam)),
 ]  # fmt: skip
 
 

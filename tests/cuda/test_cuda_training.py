@@ -12,7 +12,7 @@ import minibrain.functional as F
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 from minibrain.models import UNet
-from minibrain.optimizers import Adam, adam_inplace
+from minibrain.optimizers import Adam, adam_inplace, gradient_norm
 from minibrain.training import estimate_memory, train_step
 
 CONSTANTS = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
@@ -34,6 +34,18 @@ def test_adam_changes_many_parameters_at_once(schedule):
     assert emulator.launches == ["optimizers.adam"] * 2
     for got, want in zip([*device[0], *device_moments], [*host[0], *moments], strict=True):
         assert_close(got, want, 8)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_norm_of_all_gradients(schedule):
+    rng = np.random.default_rng(0)
+    gradients = [random(rng, shape) for shape in [(3, 3, 2, 5), (1,), (1025,), (7, 400)]]
+    with emulated(schedule) as emulator:
+        got = gradient_norm(list(map(on_device, gradients)))
+        assert gradient_norm([on_device(np.full(4, 1e25, np.float32))]) == pytest.approx(2e25)
+        assert np.isnan(gradient_norm([on_device(np.array([np.nan], np.float32))]))
+    assert emulator.launches == ["optimizers.sum_squares", "reduce.add_parts_to_double"] * 3
+    assert got == pytest.approx(gradient_norm.reference(gradients), rel=1e-13)
 
 
 NETWORKS = {
