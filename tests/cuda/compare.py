@@ -40,9 +40,17 @@ def check_pair(emulator, name, arguments, options, length, rng, dtype=np.float32
 
 
 def stored(name, arguments, dtype):
-    """The activations among the arguments in a dtype."""
+    """The activations among the arguments in a dtype. Parameters stay float32, but with bfloat16
+    activations have its values: tensor cores take weights that are rounded so."""
     count = ACTIVATIONS.get(name, 1)
-    return [a.astype(dtype) for a in arguments[:count]] + list(arguments[count:])
+    parameters = [rounded(a) if dtype == BFLOAT16 else a for a in arguments[count:]]
+    return [a.astype(dtype) for a in arguments[:count]] + parameters
+
+
+def rounded(value):
+    """float32 arrays with values of bfloat16."""
+    is_float = isinstance(value, np.ndarray) and value.dtype == np.float32
+    return value.astype(BFLOAT16).astype(np.float32) if is_float else value
 
 
 def _taken(emulator, operation, *arguments, **options):
