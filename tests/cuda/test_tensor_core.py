@@ -5,19 +5,22 @@ two bfloat16 are exact in float32, so a sum of `length` of them is wrong by no m
 roundings of the sum of their magnitudes; a result in bfloat16 is rounded once more.
 """
 
+import re
 from math import prod
 
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import on_device
+from compare import on_device, rounded
 from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
+from benchmarks import predict_convolutions
 from minibrain.errors import InputError
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
 from minibrain.kernels.cuda import conv_tensor_core as tensor_core
+from minibrain.models import UNet
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 EVERY_SCHEDULE = [*SCHEDULES, *(schedule | LATE_COPIES for schedule in SCHEDULES)]
@@ -212,6 +215,41 @@ def test_operations_find_their_kernels(name, kernel, shape, inputs, outputs, fil
     assert {launch.partition(".")[0] for launch in emulator.launches} == {"conv", "reduce"}
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, rtol=2.0**-8, atol=1e-5 * np.max(abs(other)))
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_network_needs_no_other_convolutions(rank, monkeypatch):
+    """And its gradients are those of the kernels for all shapes, but for roundings on the way."""
+    rng = np.random.default_rng(1)
+    images = on_device(random(rng, 1, *(8,) * rank, 4))
+    labels = on_device(rng.integers(0, 4, (1, *(8,) * rank)).astype(np.uint8))
+
+    def run():
+        model = UNet(rank, 4, 4, channels=(16, 32, 64), norm="instance", seed=3, dtype=BFLOAT16)
+        for parameter in model.named_parameters().values():
+            parameter.value = on_device(rounded(parameter.value))
+        with emulated() as emulator:
+            logits, saved = model.forward(images, training=True)
+            loss, loss_saved = F.cce_dice_loss_forward(logits, labels)
+            model.backward(F.cce_dice_loss_backward(1.0, loss_saved), saved, input_gradient=False)
+        gradients = [p.grad.get().ravel() for p in model.named_parameters().values()]
+        return float(loss), np.concatenate(gradients), set(emulator.launches)
+
+    loss, gradients, launches = run()
+    assert not any(name.startswith("conv.") for name in launches)
+    monkeypatch.setattr(tensor_core, "_first", lambda kernels, *arguments: None)
+    want_loss, want, launches = run()
+    assert {"conv.correlate", "conv.spread", "conv.weight_gradient"} <= launches
+    assert loss == pytest.approx(want_loss, rel=1e-2)
+    assert np.linalg.norm(gradients - want) < 0.05 * np.linalg.norm(want)
+
+
+def test_predicted_times_are_longer_than_the_products_alone(capsys):
+    predict_convolutions.main()
+    table = capsys.readouterr().out
+    products = 2.2e12 / predict_convolutions.PRODUCTS  # of a whole training step
+    assert "Predicted, not measured" in table
+    assert 1e3 * products < float(re.search(r"Together (.+) ms", table)[1]) < 2e3 * products
 
 
 HMMA = 0x23C  # the lower 12 bits of the instruction of 16 bytes that multiplies on tensor cores
