@@ -8,13 +8,13 @@ network needs; only then is memory taken for it.
 
 import json
 import re
-import reprlib
 import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ UNREADABLE = (
     TypeError,
     EOFError,
     RuntimeError,
+    MemoryError,
     zipfile.BadZipFile,
     struct.error,
 )
@@ -42,6 +43,10 @@ HEADER = re.compile(  # of a .npy file, exactly as NumPy writes it for numbers i
     re.DOTALL,
 )
 LONGEST_HEADER = 512  # bytes
+
+
+class DamagedError(InputError):
+    """A file that is no checkpoint, or no longer."""
 
 
 def save(path: Path, model: UNet, optimizer: Adam, about: dict, *, keep: Path | None = None):
@@ -73,7 +78,8 @@ def load_network(path: Path, model: UNet) -> dict:
 
     Raises
     ------
-    InputError : not a checkpoint, damaged, or of another network; the model is then as it was
+    DamagedError : not a checkpoint, or damaged; the model is then as it was
+    InputError : of another network; likewise
     """
     arrays, about = _read(path, model)
     _set(model, arrays)
@@ -96,7 +102,7 @@ def describe(path: Path) -> str:
 
     Raises
     ------
-    InputError : not a checkpoint, or damaged
+    DamagedError : not a checkpoint, or damaged
     """
     with _opened(path) as arrays:
         about = json.loads(arrays["about"].read().tobytes())
@@ -104,8 +110,8 @@ def describe(path: Path) -> str:
             array.read()
     lines = [f"{path}: {len(arrays)} arrays, all whole"]
     for name, value in about.items():
-        entries = value.items() if isinstance(value, dict) else {"": value}.items()
-        lines += [name, *(f"  {key:20} {reprlib.repr(item)}" for key, item in entries)]
+        entries = value if isinstance(value, dict) else {"": value}
+        lines += [name, *(f"  {key:36} {shorten(str(entries[key]), 60)}" for key in entries)]
     lines += ["arrays", *(f"  {name:36} {a.dtype!s:8} {a.shape}" for name, a in arrays.items())]
     return "\n".join(lines)
 
@@ -142,7 +148,7 @@ def _opened(path: Path) -> Iterator[dict[str, _Array]]:
     except InputError:
         raise
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint: {error}") from error
+        raise DamagedError(f"{path}: cannot be read as a checkpoint: {error}") from error
 
 
 def _declared(file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Array:

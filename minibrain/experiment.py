@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minibrain import checkpoint, evaluation, models
+from minibrain import checkpoint, models
 from minibrain.arrays import find_device, precision_dtype
+from minibrain.cost import measured
 from minibrain.data import phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
@@ -21,7 +22,8 @@ from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
 from minibrain.fitting import Trainer
 from minibrain.functional import cce_dice_loss_forward
-from minibrain.inference import check_windows, predict, predict_logits
+from minibrain.inference import check_windows, predict_logits
+from minibrain.judging import judge
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.run_folder import RunFolder
 from minibrain.training import estimate_memory
@@ -158,12 +160,13 @@ def _run(config: Config, folder: RunFolder) -> None:
             folder,
         )
         trainer.restore()
-        folder.write_task(task)
         folder.start(asdict(config), parts)
-        trainer.fit()
+        folder.write_task(task)
+        with measured(folder.cost, config.device):
+            trainer.fit()
     checkpoint.load_network(folder.best, model)
-    predicting = partial(predict, model, **_seen(config))
-    evaluation.judge(predicting, train, test, task, folder, seed=config.seed)
+    unseen = test, prepared.dropped
+    judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
 
 
 def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:

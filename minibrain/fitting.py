@@ -108,6 +108,7 @@ class Trainer:
                 while self.progress.epoch < self.config["epochs"]:
                     self._train_epoch(interruption, bar)
                     self._end_epoch(interruption)
+                interruption.check()
             except Interrupted as error:
                 self.save()
                 path = self.folder.path

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from minibrain.arrays import array_module, like
 from minibrain.kernels import fast_twin
 from minibrain.parameter import Parameter
@@ -77,15 +79,16 @@ class Adam:
         self.learning_rate = float(learning_rate)  # a NumPy float64 would make updates float64
         self.constants = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
         self.steps = 0
-        first = self.parameters[0].grad
-        size = sum(parameter.grad.size for parameter in self.parameters)
-        self.mean, self.square = (array_module(first).zeros(size, first.dtype) for _ in range(2))
+        gradients = [parameter.grad for parameter in self.parameters]
+        size = sum(gradient.size for gradient in gradients)
+        self.mean, self.square = (array_module(gradients[0]).zeros(size) for _ in range(2))
+        self._follow(gradients)
 
     def step(self):
-        """Change every parameter in place, against its gradient; the moments follow its dtype."""
+        """Change every parameter in place, against its gradient."""
         values = [parameter.value for parameter in self.parameters]
         gradients = [parameter.grad for parameter in self.parameters]
-        self.mean, self.square = (like(m, gradients[0]) for m in (self.mean, self.square))
+        self._follow(gradients)
         self.steps += 1
         adam_inplace(
             self.mean,
@@ -96,6 +99,11 @@ class Adam:
             learning_rate=self.learning_rate,
             **self.constants,
         )
+
+    def _follow(self, gradients):
+        """Keep the moments where the gradients are, in the widest of their dtypes."""
+        widest = gradients[0].ravel()[:0].astype(np.result_type(*(g.dtype for g in gradients)))
+        self.mean, self.square = (like(m, widest) for m in (self.mean, self.square))
 
     def zero_grad(self):
         for parameter in self.parameters:

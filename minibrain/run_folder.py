@@ -4,8 +4,10 @@ config.json, splits.json        what was asked for, and which case is in which p
 task.json                       the names of the task, its channels and its classes
 metrics.csv, progress.png       a row and a point for every epoch
 checkpoints/                    best.npz and last.npz
-predictions/, pictures/         CASE.nii.gz and CASE.png of the held-out cases
-summary.json                    their scores
+cost.json                       time and memory that training took
+predictions/, background/       CASE.nii.gz of the held-out cases and of those set aside
+summary.json, scores.csv        their scores, of the set and case by case
+report.html                     the same to look at, with slices
 """
 
 import csv
@@ -13,7 +15,6 @@ import io
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -39,8 +40,12 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
-        self.task, self.summary = path / "task.json", path / "summary.json"
+        self.task, self.cost = path / "task.json", path / "cost.json"
+        self.summary = path / "summary.json"
+        self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
+        for leftover in path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
 
     @classmethod
     def claim(cls, output: str | None, network: str) -> "RunFolder":
@@ -56,13 +61,10 @@ class RunFolder:
         InputError : the folder is in use, holds anything, or cannot be made
         """
         path = Path("runs", f"{network}-1") if output is None else Path(output)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if output is None:
-                return cls(_make_first_free(path.parent, network))
-            path.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+        _make(path.parent)
+        if output is None:
+            return cls(_make_first_free(path.parent, network))
+        _make(path)
         if not any(path.iterdir()) or (path / ".lock").exists():
             folder = cls(path)
             if folder._is_unused():
@@ -80,10 +82,7 @@ class RunFolder:
         """
         if not Path(path, "config.json").is_file():
             raise InputError(f"{path}: holds no config.json, expected the folder of a run")
-        folder = cls(Path(path))
-        for leftover in Path(path).rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        return folder
+        return cls(Path(path))
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -96,11 +95,11 @@ class RunFolder:
         self._lock.release()
 
     def start(self, config: dict, parts: split.Split) -> None:
-        """Write what is known before the first step."""
-        for name in ("checkpoints", "predictions", "pictures"):
-            (self.path / name).mkdir(exist_ok=True)
-        split.save(parts, self.splits)
+        """Write what is known before the first step; first the file that `reopen` asks for."""
         _write_json(self.config, config)
+        split.save(parts, self.splits)
+        for name in ("checkpoints", "predictions", "background"):
+            _make(self.path / name)
 
     def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
         """Write last.npz; the one before becomes previous.npz, and the one before that goes.
@@ -122,13 +121,13 @@ class RunFolder:
 
         Raises
         ------
-        InputError : neither can be used
+        InputError : neither can be used, or they are of another network
         """
         if not (self.last.exists() or self.previous.exists()):
             return None
         try:
             return checkpoint.load_training(self.last, model, optimizer)
-        except InputError as error:
+        except checkpoint.DamagedError as error:
             if not self.previous.exists():
                 raise
             warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
@@ -149,12 +148,6 @@ class RunFolder:
         names = {"name": task.name, "channels": task.channels, "classes": task.classes}
         _write_json(self.task, names)
 
-    def prediction(self, case: str) -> Path:
-        return self.path / "predictions" / f"{case}.nii.gz"
-
-    def picture(self, case: str) -> Path:
-        return self.path / "pictures" / f"{case}.png"
-
     def write_summary(self, summary: dict) -> None:
         _write_json(self.summary, summary)
 
@@ -162,13 +155,24 @@ class RunFolder:
         return {path.name for path in self.path.iterdir()} <= {".lock"}
 
 
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+
+
 def _make_first_free(parent: Path, stem: str) -> Path:
     """Of several programs at once, each makes another."""
     for number in count(1):
-        with suppress(FileExistsError):
-            path = parent / f"{stem}-{number}"
+        path = parent / f"{stem}-{number}"
+        try:
             path.mkdir()
             return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def _write_json(path: Path, value) -> None:

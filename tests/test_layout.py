@@ -23,15 +23,17 @@ FLOORS = [
     [f"minibrain.{name}" for name in floor.split()]
     for floor in (
         "errors",
-        "arrays geometry saved philox files",
+        "arrays geometry saved philox files flops",
         "kernels",
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training inference environment interruption",
-        "checkpoint report run_folder evaluation fitting",
+        "optimizers metrics bootstrap surfaces data training inference environment interruption",
+        "checkpoint evaluation background report run_folder finished_run baseline cost judging "
+        "comparison fitting",
         "experiment doctor gradcheck gradcheck_cases study",
         "prediction",
+        "verbs",
         "cli",
         "__main__",
     )

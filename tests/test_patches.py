@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibrain import evaluation, experiment, fitting
+from minibrain import experiment, fitting
 from minibrain.data import phantom
 from minibrain.data.augment import augment
 from minibrain.data.loader import batches
@@ -166,7 +166,7 @@ def test_batches_are_augmented_patches_of_their_epoch():
 
 def test_a_run_that_goes_on_gets_the_patches_it_would_have_got(tmp_path, monkeypatch):
     """Interrupted in the middle of the second epoch; what is learned is the same, bit for bit."""
-    monkeypatch.setattr(evaluation, "judge", lambda *arguments, **options: None)
+    monkeypatch.setattr(experiment, "judge", lambda *arguments, **options: None)
     task = phantom.write_task(tmp_path / "task", cases=4, size=(32, 32, 16), progress=False)
     config = replace(
         experiment.SMALL_3D,

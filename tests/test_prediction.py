@@ -5,18 +5,20 @@ import json
 import re
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from minibrain import evaluation, experiment
+from minibrain import checkpoint, cli, experiment, judging, models
 from minibrain.data import phantom
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.inference import predict_logits
 from minibrain.models import UNet
+from minibrain.optimizers import Adam
 from minibrain.prediction import TrainedNetwork, find_cases, load_run, predict_files
 
 AXIS_CODES = [
@@ -229,7 +231,7 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
     """Byte for byte, from the run's folder and the images alone."""
     # the baseline would take longer to learn than the network
     nothing = lambda image: np.zeros(image.shape[:3], np.uint8)  # noqa: E731
-    monkeypatch.setattr(evaluation, "voxelwise_classifier", lambda *_: nothing)
+    monkeypatch.setattr(judging, "voxelwise_classifier", lambda *_: nothing)
     places = {"data": str(phantoms), "output": str(tmp_path / "run")}
     run = experiment.run(replace(config, batch_size=3, device="cpu", **places))
     test = json.loads((run / "splits.json").read_text())["test"]
@@ -245,6 +247,36 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
     shape = {"attention": "32, 32, 16, 4", "patches": "16, 12, 16, 4", "slices": "32, 32, 2"}
     kind = next(kind for kind, other in RUNS.items() if other is config)
     assert re.search(rf"batches of \(\d, {shape[kind]}\)", capsys.readouterr().out)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Of a run that has just begun, with a network that has learned nothing."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(asdict(experiment.SMALL_3D)))
+    task = {"name": "x", "channels": list("abc"), "classes": ["background", "tumour"]}
+    (folder / "task.json").write_text(json.dumps(task))
+    model = models.brain_3d_small(in_channels=3, classes=2)
+    optimizer = Adam(model.named_parameters())
+    checkpoint.save(folder / "checkpoints" / "best.npz", model, optimizer, {})
+    return folder
+
+
+def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
+    image = str(write_image(tmp_path / "in" / "A.nii.gz"))
+    command = ["predict", str(run_folder), "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert cli.main([*command, image]) == 0
+    assert capsys.readouterr().out == f"written to {tmp_path / 'out'}\n"
+    assert cli.main([*command, image]) == 2
+    assert "already there" in capsys.readouterr().err
+    Path(image).rename(tmp_path / "in" / "C.nii.gz")
+    (tmp_path / "in" / "B.nii.gz").write_text("no image")
+    assert cli.main([*command, "--probabilities", "--mirror", str(tmp_path / "in")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.endswith("; cases failed: 1\n")
+    assert [line for line in printed.err.splitlines() if line.startswith("error: case B: ")]
+    assert names(tmp_path / "out") == ["A.nii.gz", "C.nii.gz", "C_probabilities.nii.gz"]
 
 
 @pytest.mark.parametrize(
@@ -263,18 +295,13 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
         ("best.npz", b"PK", "best.npz: cannot be read as a checkpoint"),
     ],
 )
-def test_what_is_no_run_is_one_clear_error(file, content, words, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    config = asdict(experiment.SMALL_3D)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    task = {"name": "x", "channels": list("abcd"), "classes": ["background", "tumour"]}
-    (tmp_path / "task.json").write_text(json.dumps(task))
-    path = tmp_path / ("checkpoints" if file == "best.npz" else "") / file
-    path.unlink(missing_ok=True)
+def test_what_is_no_run_is_one_clear_error(file, content, words, run_folder):
+    path = run_folder / ("checkpoints" if file == "best.npz" else "") / file
+    path.unlink()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=words) as error:
-        load_run(tmp_path, device="cpu")
+        load_run(run_folder, device="cpu")
     assert "\n" not in str(error.value)
 
 

@@ -12,7 +12,7 @@ from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet, brain_2d_small, brain_3d, brain_3d_small
 from minibrain.optimizers import Adam
-from minibrain.training import estimate_memory, train_step
+from minibrain.training import estimate_memory, gradient_norm, train_step
 
 
 def a_batch(shape, classes=4, seed=0):
@@ -87,6 +87,57 @@ def test_a_network_that_diverged_has_a_loss_that_is_nan_and_no_warning():
         parameter.value += np.nan
     images, labels = a_batch((2, 8, 8, 2), classes=3)
     assert np.isnan(train_step(network, Adam(network.named_parameters()), images, labels, 0))
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    """Neither parameters nor running statistics nor Adam."""
+    images, labels = a_batch((2, 8, 8, 2), classes=3)
+    network = tiny()
+    optimizer = Adam(network.named_parameters(), 0.01)
+    train_step(network, optimizer, images, labels, 0)
+    before = weight_bytes(network), optimizer.mean.tobytes(), optimizer.square.tobytes()
+    images[0, 0, 0, 0] = np.nan
+    assert np.isnan(train_step(network, optimizer, images, labels, 1))
+    assert before == (weight_bytes(network), optimizer.mean.tobytes(), optimizer.square.tobytes())
+    assert optimizer.steps == 1
+    assert not np.isnan(train_step(network, optimizer, *a_batch((2, 8, 8, 2), classes=3), 1))
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped(monkeypatch):
+    images, labels = a_batch((2, 8, 8, 2), classes=3)
+    network = tiny()
+    before = weight_bytes(network)
+    backward = network.backward
+
+    def overflowing(dlogits, saved, input_gradient):
+        backward(dlogits, saved, input_gradient)
+        network.named_parameters()["head.bias"].grad[0] = np.inf
+
+    monkeypatch.setattr(network, "backward", overflowing)
+    optimizer = Adam(network.named_parameters(), 0.01)
+    assert np.isnan(train_step(network, optimizer, images, labels, 0))
+    assert weight_bytes(network) == before
+
+
+@pytest.mark.parametrize("share", [0.25, 4.0])
+def test_long_gradients_are_clipped_to_the_norm(share):
+    images, labels = a_batch((2, 8, 8, 2), classes=3)
+    free, clipped = tiny(), tiny()
+    train_step(free, Adam(free.named_parameters()), images, labels, 0)
+    gradients = [p.grad for p in free.named_parameters().values()]
+    norm = gradient_norm(gradients)
+    exact = np.linalg.norm(np.concatenate([g.ravel().astype(float) for g in gradients]))
+    assert norm == pytest.approx(exact, rel=1e-12)
+    optimizer = Adam(clipped.named_parameters())
+    train_step(clipped, optimizer, images, labels, 0, clip_norm=share * norm)
+    for free_gradient, parameter in zip(gradients, optimizer.parameters, strict=True):
+        np.testing.assert_allclose(parameter.grad, min(share, 1) * free_gradient, rtol=1e-6)
+
+
+def test_the_norm_of_large_gradients_does_not_overflow():
+    assert gradient_norm([np.full(4, 1e25, np.float32)]) == pytest.approx(2e25)
+    assert gradient_norm([np.array([np.inf], np.float32)]) == np.inf
+    assert np.isnan(gradient_norm([np.array([np.nan], np.float32)]))
 
 
 # Memory

@@ -79,6 +79,11 @@ class Volume:
         """(3,) distances between neighbouring voxels along X, Y and Z, in mm."""
         return spacing_of(self.affine)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
 
 def read(
     path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, repair_nonfinite: bool = False

@@ -64,7 +64,7 @@ class UNet:
         dtype=np.float32,
     ):
         self.rank, self.in_channels, self.classes = rank, in_channels, classes
-        self.levels, self.dtype = len(channels), np.dtype(dtype)
+        self.levels, self.initializer, self.dtype = len(channels), initializer, np.dtype(dtype)
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
         _check_options(norm, up, initializer, channels, rates)
         parameter_dtype = np.result_type(dtype, np.float32)
@@ -150,7 +150,7 @@ class UNet:
         dx = self.bottleneck.backward(dx, saved.pop())
         for encoder, down in zip(self.encoders[::-1], self.downs[::-1], strict=True):
             dx = down.backward(dx, saved.pop())
-            dx = dx + dskips.pop()  # the skip was used twice: its gradients add
+            dx += dskips.pop()  # the skip was used twice: its gradients add
             dx = encoder.backward(
                 dx, saved.pop(), input_gradient or encoder is not self.encoders[0]
             )

@@ -22,8 +22,7 @@ def operation_sources(operation: str) -> dict[str, list[dict]]:
 
 
 def source(function: Callable) -> dict:
-    """Name, file, line and text of a function, which may have fast twins."""
-    function = inspect.unwrap(function)
+    """Name, file, line and text of a function."""
     text, line = inspect.getsourcelines(function)
     file = Path(inspect.getsourcefile(function)).relative_to(PACKAGE.parent).as_posix()
     body = inspect.cleandoc("\n" + "".join(text)) if text[0].startswith(" ") else "".join(text)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minibrain.kernels.cpu.buffers import empty
-from minibrain.kernels.cpu.threads import each
+from minibrain.kernels.cpu.threads import each, scratch
 from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved
 
@@ -25,8 +25,13 @@ def dropout_backward(dy, saved: DropoutSaved):
 
 def keep_factor(saved: DropoutSaved, block: slice):
     """Of a block of values in the order of memory: 0 where one is dropped, else the scale."""
-    keep = random_uint16(block.start, block.stop, saved.key, np) >= saved.threshold
-    return np.multiply(keep, saved.scale, dtype=np.float32)
+    factor = scratch("keep", (block.stop - block.start,))
+    for start in range(block.start, block.stop, BLOCK_VALUES):
+        stop = min(start + BLOCK_VALUES, block.stop)
+        keep = random_uint16(start, stop, saved.key, np) >= saved.threshold
+        part = factor[start - block.start : stop - block.start]
+        np.multiply(keep, np.float32(saved.scale), out=part)
+    return factor
 
 
 def _masked(x, saved: DropoutSaved):

@@ -1,8 +1,8 @@
 """Convolution with stride 1, and transposed convolution whose stride is its kernel size.
 
-The first is a matrix product with unfolded planes (see `planes`); in backward one unfolding of dy
-serves both gradients. Where the stride of a transposed convolution is its kernel size nothing
-overlaps, and one product gives every output voxel, to be put in its place.
+The first goes tile by tile (see `tiles`); in backward one transform of dy serves both gradients.
+Where the stride of a transposed convolution is its kernel size nothing overlaps, and one product
+gives every output voxel, to be put in its place. A kernel of size 1 goes the same way.
 
 Each block writes its own rows of the result. Weight gradients are added up in the order of blocks.
 """
@@ -13,9 +13,9 @@ import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cpu.buffers import empty
-from minibrain.kernels.cpu.planes import Sweep, as_volume
-from minibrain.kernels.cpu.reduce import channel_sum
+from minibrain.kernels.cpu.reduce import channel_sum, wide
 from minibrain.kernels.cpu.threads import each, scratch
+from minibrain.kernels.cpu.tiles import Tiles, as_volume
 from minibrain.saved import ConvSaved
 
 
@@ -25,8 +25,10 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
     if not _stride_1(geometry):
         return NotImplemented
-    y = correlate(x, weight, geometry.padding, geometry.output_size, bias)
-    return y, ConvSaved(x, weight, geometry)
+    saved = ConvSaved(x, weight, geometry)
+    if _pointwise(geometry):
+        return _place(x, weight.swapaxes(-1, -2), bias, geometry), saved
+    return correlate(x, weight, geometry.padding, geometry.output_size, bias), saved
 
 
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
@@ -37,10 +39,14 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
         return NotImplemented
     if any(max(p) >= k for p, k in zip(geometry.padding, geometry.kernel_size, strict=True)):
         return NotImplemented  # the correlation that gives dx would have to cut rows off dy
-    dbias = channel_sum(dy)
-    if not input_gradient:
-        return None, _weight_gradient(x, dy, geometry), dbias
-    return *_both_gradients(x, weight, dy, geometry), dbias
+    if _pointwise(geometry):
+        dx, dweight = _take(dy, x, weight.swapaxes(-1, -2), geometry)
+        dweight = dweight.swapaxes(-1, -2)
+    elif input_gradient:
+        dx, dweight = _both_gradients(x, weight, dy, geometry)
+    else:
+        dx, dweight = None, _weight_gradient(x, dy, geometry)
+    return dx if input_gradient else None, dweight, channel_sum(dy)
 
 
 def conv_transpose_forward(
@@ -53,29 +59,42 @@ def conv_transpose_forward(
     )
     if not _apart(geometry):
         return NotImplemented
-    y = empty((len(x), *geometry.input_size, weight.shape[-2]))
-    planes, places = as_volume(x), _Places.of(y, geometry)
-    matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]).T)
-    tiled = 0 if bias is None else np.tile(bias, matrix.shape[1] // len(bias))
-
-    def work(plane):
-        voxels = planes[plane].reshape(-1, len(matrix))
-        product = scratch("product", (len(voxels), matrix.shape[1]))
-        np.matmul(voxels, matrix, out=product)
-        np.add(product, tiled, out=product)
-        places.put(plane, product)
-
-    each(work, np.ndindex(planes.shape[:2]))
-    return y, ConvSaved(x, weight, geometry)
+    return _place(x, weight, bias, geometry), ConvSaved(x, weight, geometry)
 
 
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
     if not (_supported(x, weight) and dy.dtype == np.float32 and _apart(geometry)):
         return NotImplemented
-    dy = np.ascontiguousarray(dy)
-    dx = empty(x.shape)
-    planes, dplanes, places = as_volume(x), as_volume(dx), _Places.of(dy, geometry)
+    dx, dweight = _take(dy, x, weight, geometry)
+    return dx if input_gradient else None, dweight, channel_sum(dy)
+
+
+def _place(x, weight, bias, geometry):
+    """Put x[voxel] · weight[tap] at its own place of the output, for every voxel and tap."""
+    size = [n * k for n, k in zip(x.shape[1:-1], geometry.kernel_size, strict=True)]
+    y = empty((len(x), *size, weight.shape[-2]))
+    planes, places = as_volume(x), _Places.of(y, geometry.kernel_size)
+    matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]).T)
+
+    def work(plane):
+        voxels = planes[plane].reshape(-1, len(matrix))
+        product = scratch("product", (len(voxels), matrix.shape[1]))
+        np.matmul(voxels, matrix, out=product)
+        if bias is not None:
+            rows = wide(product)
+            rows += np.tile(bias, rows.shape[1] // len(bias))
+        places.put(plane, product)
+
+    each(work, np.ndindex(planes.shape[:2]))
+    return y
+
+
+def _take(dy, x, weight, geometry):
+    """The gradients of that: (dx, dweight)."""
+    dy, dx = np.ascontiguousarray(dy), empty(x.shape)
+    planes, dplanes = as_volume(x), as_volume(dx)
+    places = _Places.of(dy, geometry.kernel_size)
     matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]))
 
     def work(plane):
@@ -84,8 +103,7 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
         np.matmul(taken, matrix, out=dplanes[plane].reshape(voxels.shape))
         return taken.T @ voxels
 
-    dweight = sum(each(work, np.ndindex(planes.shape[:2])))
-    return dx if input_gradient else None, dweight.reshape(weight.shape), channel_sum(dy)
+    return dx, sum(each(work, np.ndindex(planes.shape[:2]))).reshape(weight.shape)
 
 
 class _Places(NamedTuple):
@@ -94,11 +112,10 @@ class _Places(NamedTuple):
     volume: np.ndarray  # (N, D, KD, H, KH, W, KW, O), a view
 
     @classmethod
-    def of(cls, y, geometry):
-        kernel, size = geometry.kernel_size, geometry.output_size
-        if len(kernel) == 2:
-            kernel, size = (1, *kernel), (1, *size)
-        pairs = [m for pair in zip(size, kernel, strict=True) for m in pair]
+    def of(cls, y, kernel):
+        y = as_volume(y)
+        kernel = kernel if len(kernel) == 3 else (1, *kernel)
+        pairs = [m for n, k in zip(y.shape[1:4], kernel, strict=True) for m in (n // k, k)]
         return cls(y.reshape(len(y), *pairs, y.shape[-1]))
 
     def _plane(self, plane):
@@ -118,55 +135,54 @@ class _Places(NamedTuple):
 def correlate(x, weight, padding, output_size, bias=None):
     """y[n,p,o] = bias[o] + Σ_{k,c} weight[k,c,o] · x[n, p + k − padding, c]."""
     y = empty((len(x), *output_size, weight.shape[-1]))
-    sweep = Sweep.over(x, weight.shape[:-2], padding, y)
-    matrix = sweep.matrix(weight)
+    tiles = Tiles.of(x, weight.shape[:-2], padding, y)
+    matrices = tiles.matrices(weight)
 
     def work(block):
-        sweep.clear(block)
-        for planes, patches in sweep.unfolded(block):
-            sweep.add_shares(block, planes, patches, matrix)
-        if bias is not None:
-            rows = sweep.output[block.n, :, block.rows]
-            rows += bias
+        tiles.restore(block, tiles.multiplied(tiles.transformed(block), matrices), bias)
 
-    each(work, sweep.blocks())
+    each(work, tiles.blocks())
     return y
 
 
 def _both_gradients(x, weight, dy, geometry):
-    """dx is the correlation of dy with the kernel turned around; dweight uses its unfolding."""
+    """dx is the correlation of dy with the kernel turned around; dweight uses its transform."""
     taps = weight.shape[:-2]
-    turned = np.flip(weight, axis=tuple(range(len(taps)))).swapaxes(-1, -2)
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
     dx = empty(x.shape)
-    sweep = Sweep.over(dy, taps, padding, dx)
-    matrix, volume = sweep.matrix(turned), as_volume(x)
+    tiles = Tiles.of(dy, taps, padding, dx)
+    matrices, volume = tiles.matrices(_turned(weight).swapaxes(-1, -2)), as_volume(x)
 
-    def work(block):
-        dmatrix = np.zeros(matrix.shape, np.float32)
-        sweep.clear(block)
-        for planes, patches in sweep.unfolded(block):
-            sweep.add_shares(block, planes, patches, matrix)
-            dmatrix += patches.T @ sweep.gathered(block, planes, volume)
-        return dmatrix
+    def work(block, dpart):
+        v = tiles.transformed(block)
+        tiles.restore(block, tiles.multiplied(v, matrices))
+        tiles.gradient(v, tiles.spread(block, volume), dpart)
 
-    dturned = sweep.kernel(sum(each(work, sweep.blocks())), turned.shape)
-    return dx, np.flip(dturned, axis=tuple(range(len(taps)))).swapaxes(-1, -2)
+    return dx, _turned(_sum_over_blocks(work, tiles, weight.shape))
 
 
 def _weight_gradient(x, dy, geometry):
-    """Without dx it is x that is unfolded: the first layer has few channels."""
-    sweep = Sweep.over(x, geometry.kernel_size, geometry.padding, dy)
+    """Without dx it is x that is transformed: the first layer has few channels."""
+    tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, dy)
 
-    def work(block):
-        shape = (sweep.kernel_rows, sweep.kernel_depth * dy.shape[-1])
-        dmatrix = np.zeros(shape, np.float32)
-        for planes, patches in sweep.unfolded(block):
-            dmatrix += patches.T @ sweep.gathered(block, planes, sweep.output)
-        return dmatrix
+    def work(block, dpart):
+        tiles.gradient(tiles.transformed(block), tiles.spread(block, tiles.output), dpart)
 
-    shape = (*geometry.kernel_size, x.shape[-1], dy.shape[-1])
-    return sweep.kernel(sum(each(work, sweep.blocks())), shape)
+    shape = (*geometry.kernel_size, dy.shape[-1], x.shape[-1])
+    return _sum_over_blocks(work, tiles, shape).swapaxes(-1, -2)
+
+
+def _sum_over_blocks(work, tiles, shape):
+    """Let work(block, part) write each block's part of a weight gradient, and add them in order."""
+    blocks = tiles.blocks()
+    parts = scratch("parts", (len(blocks), *shape))
+    each(lambda item: work(*item), zip(blocks, parts, strict=True))
+    return parts.sum(axis=0)
+
+
+def _turned(weight):
+    """The kernel turned around: its last tap along every axis first, a view."""
+    return np.flip(weight, axis=tuple(range(weight.ndim - 2)))
 
 
 def _supported(x, weight):
@@ -183,6 +199,11 @@ def _fit(x, weight, bias, inputs, outputs):
 
 def _stride_1(geometry):
     return all(s == d == 1 for s, d in zip(geometry.stride, geometry.dilation, strict=True))
+
+
+def _pointwise(geometry):
+    """Kernel size 1 without padding: a transposed convolution as well."""
+    return set(geometry.kernel_size) == {1} and geometry.padded_size == geometry.input_size
 
 
 def _apart(geometry):

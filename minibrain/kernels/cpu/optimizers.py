@@ -1,33 +1,46 @@
-"""Adam, block by block: the eight passes of its formula stay in cache."""
+"""Adam in place, block by block: the passes of its formula stay in cache."""
 
 import numpy as np
 
-from minibrain.kernels.cpu.threads import each
+from minibrain.kernels.cpu.threads import each, scratch
 
 BLOCK_VALUES = 2**16
 
 
-def adam_update(gradient, mean, square, step, *, learning_rate, beta1, beta2, epsilon):
-    if not gradient.dtype == mean.dtype == square.dtype == np.float32:
+def adam_inplace(mean, square, values, gradients, step, *, learning_rate, beta1, beta2, epsilon):
+    arrays = [mean, square, *values, *gradients]
+    if not all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays):
         return NotImplemented
-    update, new_mean, new_square = (np.empty_like(gradient) for _ in range(3))
     rate = -learning_rate / (1 - beta1**step)
 
-    def work(start):
-        block = slice(start, start + BLOCK_VALUES)
-        g, m, v, u = gradient[block], new_mean[block], new_square[block], update[block]
-        np.multiply(g, 1 - beta1, out=u)
-        np.multiply(mean[block], beta1, out=m)
-        m += u
-        np.multiply(g, g, out=u)
-        u *= 1 - beta2
-        np.multiply(square[block], beta2, out=v)
-        v += u
-        np.divide(v, 1 - beta2**step, out=u)
-        np.sqrt(u, out=u)
-        u += epsilon
-        np.divide(m, u, out=u)
-        u *= rate
+    def work(block):
+        m, v, value, g = block
+        update = scratch("update", g.shape)
+        m *= beta1
+        np.multiply(g, 1 - beta1, out=update)
+        m += update
+        v *= beta2
+        np.multiply(g, g, out=update)
+        update *= 1 - beta2
+        v += update
+        np.divide(v, 1 - beta2**step, out=update)
+        np.sqrt(update, out=update)
+        update += epsilon
+        np.divide(m, update, out=update)
+        update *= rate
+        value += update
 
-    each(work, range(0, gradient.size, BLOCK_VALUES))
-    return update, new_mean, new_square
+    each(work, _blocks(mean, square, values, gradients))
+    return None
+
+
+def _blocks(mean, square, values, gradients):
+    """Matching parts of the moments, which lie end to end, and of every parameter."""
+    first = 0
+    for value, gradient in zip(values, gradients, strict=True):
+        value, gradient = value.reshape(-1), gradient.reshape(-1)
+        for start in range(0, value.size, BLOCK_VALUES):
+            here = slice(start, min(start + BLOCK_VALUES, value.size))
+            there = slice(first + here.start, first + here.stop)
+            yield mean[there], square[there], value[here], gradient[here]
+        first += value.size

@@ -4,8 +4,8 @@ import numpy as np
 
 from minibrain.geometry import conv_geometry
 from minibrain.kernels.cpu.buffers import empty
-from minibrain.kernels.cpu.planes import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
+from minibrain.kernels.cpu.tiles import as_volume
 from minibrain.saved import ConcatSaved, MaxPoolSaved
 
 
