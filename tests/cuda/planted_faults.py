@@ -213,7 +213,7 @@ def _planted(included, fault, name):
 
 
 def main() -> int:
-    import test_tensor_core as tensor_core  # which imports this module
+    import test_tensor_core_faults as tensor_core  # which imports this module
 
     table = [(fault, SCHEDULES) for fault in FAULTS]
     table += [(fault, SCHEDULES[:1]) for fault in FAR_FAULTS]

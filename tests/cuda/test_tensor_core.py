@@ -5,9 +5,7 @@ two bfloat16 are exact in float32, so a sum of `length` of them is wrong by no m
 roundings of the sum of their magnitudes; a result in bfloat16 is rounded once more.
 """
 
-import os
 import re
-from functools import partial
 from math import prod
 
 import ml_dtypes
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 from compare import on_device, rounded
 from emulator import LATE_COPIES, SCHEDULES, emulated
-from planted_faults import Fault, is_caught
 
 import minibrain.functional as F
 from benchmarks import predict_convolutions
@@ -271,100 +268,3 @@ def test_products_are_computed_on_tensor_cores(file, least, architecture):
     code, _ = compiler.compile(loader.source(file), f"{file}.cu", options)
     words = np.frombuffer(code[: len(code) // 16 * 16], "<u8")[::2]
     assert np.count_nonzero((words & 0xFFF) == HMMA) >= least
-
-
-FAULTS = [
-    Fault("no barrier before a stage is used", "conv_planes.cu",
-          "__syncthreads();  // all copies have come, and the other", "// ",
-          partial(check_planes, "odd, 3D")),
-    Fault("no barrier between segments", "conv_planes.cu",
-          "__syncthreads();  // the stages of the segment", "// ",
-          partial(check_planes, "odd, 2D")),
-    Fault("no wait for a plane", "conv_planes.cu",
-          "wait_for_groups<0>();\n                __sync", "\n                __sync",
-          partial(check_planes, "odd, 3D")),
-    Fault("a stage copied before it is free", "conv_planes.cu", "STAGES = 2;", "STAGES = 1;",
-          partial(check_planes, "odd, 3D")),
-    Fault("planes from below the volume", "planes.cuh", "z >= 0 && z < p.depth", "z < p.depth",
-          partial(check_planes, "odd, 3D")),
-    Fault("planes from above the volume", "planes.cuh", "z >= 0 && z < p.depth", "z >= 0",
-          partial(check_planes, "odd, 3D")),
-    Fault("rows beyond the last", "planes.cuh", "row < p.height &&", "row <= p.height &&",
-          partial(check_planes, "odd, 3D")),
-    Fault("voxels beyond the last of a row", "planes.cuh",
-          "column < p.width;", "column <= p.width;", partial(check_planes, "odd, 3D")),
-    Fault("voxels written beyond the last", "conv_planes.cu", "|| column + 8 * half >= p.width", "",
-          partial(check_planes, "odd, 3D")),
-    Fault("first plane not written", "conv_planes.cu",
-          "if (z >= s.begin) store", "if (z > s.begin) store", partial(check_planes, "odd, 3D")),
-    Fault("wrong tap along z", "conv_planes.cu", "sums[DEPTH - 1 - kz][y][0]", "sums[kz][y][0]",
-          partial(check_planes, "odd, 3D")),
-    Fault("wrong tap along y", "conv_planes.cu", "y = row - k % 3", "y = row - 2 + k % 3",
-          partial(check_planes, "odd, 3D")),
-    Fault("taps of the data gradient not turned around", "conv_weights.cu",
-          "if (mirrored) tap = taps - 1 - tap;", "", partial(check_planes, "odd, 3D")),
-    Fault("weights of the next chunk", "conv_planes.cu", "weights + chunk * FRAGMENTS", "weights",
-          partial(check_planes, "two chunks")),
-    Fault("a tile that is not filled", "planes.cuh",
-          "i < VOXELS * OCTETS; i", "i < VOXELS * OCTETS - 1; i", partial(check_planes, "odd, 3D")),
-    Fault("sums that are not cleared", "conv_planes.cu",
-          "sums[DEPTH - 1][i / 8][i / 4 % 2][i % 4] = 0;", "", partial(check_planes, "odd, 3D")),
-    Fault("a fourth tap that has weights", "conv_weights.cu",
-          "if (r >= rows || c >= columns) return 0;", "", partial(check_planes, "first layer")),
-    Fault("the right neighbour left out", "planes.cuh", "+ (PAIRS ? piece : 0);", ";",
-          partial(check_planes, "first layer")),
-    Fault("no barrier before planes are used", "conv_planes_gradient.cu",
-          "__syncthreads();  // all copies have come, and the old", "// ",
-          partial(check_planes, "odd, 3D")),
-    Fault("no wait for planes of the gradient", "conv_planes_gradient.cu",
-          "wait_for_groups<0>();\n            __sync", "\n            __sync",
-          partial(check_planes, "odd, 3D")),
-    Fault("a ring without room", "conv_planes_gradient.cu", "RING = DEPTH + 1", "RING = DEPTH",
-          partial(check_planes, "odd, 3D")),
-    Fault("the next plane left out", "conv_planes_gradient.cu",
-          "z <= s.begin + BORDER", "z < s.begin + BORDER", partial(check_planes, "one plane")),
-    Fault("gradients of one warp over those of another", "conv_planes_gradient.cu",
-          "blockIdx.x * WARPS<DEPTH> + warp", "blockIdx.x * WARPS<DEPTH>",
-          partial(check_planes, "odd, 2D")),
-    Fault("a row left out of the bias gradient", "conv_planes_gradient.cu",
-          "if (with_bias) {", "if (with_bias && row) {", partial(check_planes, "odd, 3D")),
-    Fault("no barrier before a tile is used", "conv_tiles.cu",
-          "__syncthreads();  // all copies of this stage", "// ", partial(check_tiles, "odd, 3D")),
-    Fault("a wait for too few tiles", "conv_tiles.cu",
-          "wait_for_groups<STAGES - 2>", "wait_for_groups<STAGES - 1>",
-          partial(check_tiles, "odd, 3D")),
-    Fault("the last position left out", "conv_tiles.cu",
-          "there(number < total)", "there(number < total - 1)", partial(check_tiles, "odd, 3D")),
-    Fault("outputs beyond the last", "conv_tiles.cu",
-          "!row.there || column >= outputs", "!row.there", partial(check_tiles, "many outputs")),
-    Fault("rows in the padding", "conv_tiles.cu", "row.there && source >= 0;", "row.there;",
-          partial(check_tiles, "odd, 3D")),
-    Fault("sample of the first position", "conv_tiles.cu",
-          "(Index)row.sample * from_voxels", "(Index)0", partial(check_tiles, "odd, 3D")),
-    Fault("a product of warps swapped", "conv_tiles.cu",
-          "warp_n * N + n) * 2 + k", "warp_m * N + n) * 2 + k", partial(check_tiles, "odd, 3D")),
-    Fault("scatter to the wrong tap", "conv_tiles.cu",
-          "* g.stride[a] + tap.axis[a]", "* g.stride[a] + tap.axis[0]",
-          partial(check_transposed, "odd, 3D")),
-    Fault("a wait for too few tiles of the gradient", "conv_tiles.cu",
-          "wait_for_groups<STAGES - 2>", "wait_for_groups<STAGES - 1>",
-          partial(check_transposed, "odd, 3D")),
-    Fault("channels beyond the last", "conv_tiles.cu", "if (o >= outputs) continue;", "",
-          partial(check_transposed, "many channels")),
-    Fault("gradients beyond the share", "conv_tiles.cu",
-          "Row position(number, end, geometry)", "Row position(number, total + 1, geometry)",
-          partial(check_transposed, "many channels")),
-    Fault("no barrier before the lanes' sums", "conv_pointwise.cu",
-          "__syncthreads();\n    for (int i = threadIdx.x; i < (in",
-          "for (int i = threadIdx.x; i < (in", partial(check_pointwise, "many voxels")),
-    Fault("a voxel too many", "conv_pointwise.cu", "if (voxel >= voxels) return;", "",
-          partial(check_pointwise, "many voxels")),
-    Fault("a row of threads left out", "conv_pointwise.cu",
-          "int r = 0; r < rows", "int r = 1; r < rows", partial(check_pointwise, "many voxels")),
-]  # fmt: skip
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_a_planted_fault_is_caught(fault):
-    assert any(is_caught(fault, schedule) for schedule in reversed(EVERY_SCHEDULE))
