@@ -43,19 +43,17 @@ def check_pair(emulator, name, arguments, options, length, rng, dtype=np.float32
 
 
 def stored(name, arguments, dtype):
-    """The activations among the arguments in a dtype. With bfloat16 the parameters, float32, are
-    such that it holds them: kernels for tensor cores round them first."""
+    """The activations among the arguments in a dtype. Parameters stay float32, but with bfloat16
+    activations have its values: tensor cores take weights that are rounded so."""
     count = ACTIVATIONS.get(name, 1)
-    parameters = list(arguments[count:])
-    if dtype == BFLOAT16:
-        parameters = [_rounded(parameter) for parameter in parameters]
+    parameters = [rounded(a) if dtype == BFLOAT16 else a for a in arguments[count:]]
     return [a.astype(dtype) for a in arguments[:count]] + parameters
 
 
-def _rounded(parameter):
-    if not isinstance(parameter, np.ndarray) or parameter.dtype != np.float32:
-        return parameter
-    return parameter.astype(BFLOAT16).astype(np.float32)
+def rounded(value):
+    """float32 arrays with values of bfloat16."""
+    is_float = isinstance(value, np.ndarray) and value.dtype == np.float32
+    return value.astype(BFLOAT16).astype(np.float32) if is_float else value
 
 
 def _taken(emulator, operation, *arguments, **options):

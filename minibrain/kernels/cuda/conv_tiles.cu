@@ -11,8 +11,7 @@
 
 constexpr int THREADS = 128, STAGES = 4, STEP = 32;
 
-// A row of a tile: a position, which belongs to a sample and, with a tap, has a voxel as its
-// source.
+// A row of a tile: a position of a sample, which with a tap has a voxel as its source.
 struct Row {
     int sample;
     Position position;
@@ -32,8 +31,7 @@ struct Row {
 // weights for every 32 M positions; writes y once, each lane four channels of a voxel. Predicted
 // for an H200: 128 x 128 has 226 registers and 65 KB of shared memory, 2 blocks on a
 // multiprocessor; 128 x 64 has 153, 49 KB, 3 blocks; 64 x 64 has 102, 33 KB, 4 blocks. 256 to 128
-// channels at 2x20x20x16: 23 GFLOP, 0.10 ms; 32 to 16 transposed to 2x160x160x128: 0.26 GB, 0.06
-// ms.
+// channels at 2x20x20x16: 23 GFLOP, 0.1 ms; 32 to 16 transposed to 2x160x160x128: 0.06 ms.
 template <int M, int N, bool scatter>
 __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
                          const Geometry &g, int samples, int inputs, int outputs) {
