@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from minibrain import cli
-from minibrain.comparison import compare
-from minibrain.cost import measured, read_cost
 from minibrain.data import nifti, phantom, split
 from minibrain.errors import InputError
-from minibrain.finished_run import read_run
-from minibrain.judging import judge_predictions, judge_run
+from minibrain.evaluation.comparison import compare
+from minibrain.evaluation.judging import judge_predictions, judge_run
+from minibrain.runs.cost import measured, read_cost
+from minibrain.runs.finished_run import read_run
 
 TEST = ("BRATS_002", "BRATS_003", "BRATS_004")
 SPLIT = split.Split(("BRATS_001",), ("BRATS_005",), TEST)
@@ -262,9 +262,11 @@ def test_settings_are_the_rows_of_the_references_comparison(runs):
 def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monkeypatch):
     path = Path(tmp_path, "cost.json")
     assert read_cost(path) == {"seconds": 0, "peak_memory_bytes": 0}
-    monkeypatch.setattr("minibrain.cost.time.perf_counter", iter([10, 12.5, 100, 101]).__next__)
+    monkeypatch.setattr(
+        "minibrain.runs.cost.time.perf_counter", iter([10, 12.5, 100, 101]).__next__
+    )
     peaks = iter([700, 300])
-    monkeypatch.setattr("minibrain.cost._peak", lambda device: next(peaks))
+    monkeypatch.setattr("minibrain.runs.cost._peak", lambda device: next(peaks))
     with pytest.raises(ZeroDivisionError), measured(path, "cpu"):
         raise ZeroDivisionError
     assert read_cost(path) == {"seconds": 2.5, "peak_memory_bytes": 700}

@@ -13,23 +13,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minibrain.background import FalseAlarms, false_alarms
-from minibrain.baseline import voxelwise_classifier
-from minibrain.cost import read_cost
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task, open_task, read_case
 from minibrain.data.prepare import PreparedCase, restore
 from minibrain.errors import InputError
-from minibrain.evaluation import evaluate, find_prediction, read_pairs
+from minibrain.evaluation.background import FalseAlarms, false_alarms
+from minibrain.evaluation.baseline import voxelwise_classifier
+from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
 from minibrain.files import replacing
-from minibrain.finished_run import FinishedRun, read_run
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
 from minibrain.report.page import JudgedRun, write_page
 from minibrain.report.slices import PIXELS, pack_case, representative_cases
 from minibrain.report.tables import class_table, confusions_as_dict, scores_as_dict, write_cases
-from minibrain.run_folder import RunFolder
+from minibrain.runs.cost import read_cost
+from minibrain.runs.finished_run import FinishedRun, read_run
+from minibrain.runs.run_folder import RunFolder
 
 Predict = Callable[[np.ndarray], np.ndarray]  # (X, Y, Z, C) prepared image -> (X, Y, Z) classes
 
