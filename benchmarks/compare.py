@@ -18,15 +18,16 @@ import numpy as np
 
 from benchmarks import results_file
 from minibrain import experiment
-from minibrain.comparison import compare
 from minibrain.data.decathlon import open_task
-from minibrain.evaluation import Evaluation
-from minibrain.finished_run import read_run
-from minibrain.judging import score_run
+from minibrain.evaluation.comparison import compare
+from minibrain.evaluation.judging import score_run
+from minibrain.evaluation.scores import Evaluation
 from minibrain.report.tables import plain, scores_as_dict
+from minibrain.runs.finished_run import read_run
 
 SEEDS = (0, 1, 2)
-PHANTOMS = {"phantom_cases": 60, "phantom_seed": 3}
+# more cases to judge on than by default, and fewer epochs: as many steps in all
+PHANTOMS = {"phantom_cases": 60, "phantom_seed": 3, "epochs": 16}
 QUICK = {"phantom_cases": 12, "phantom_size": (32, 32, 24), "epochs": 2}
 
 

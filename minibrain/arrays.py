@@ -32,12 +32,13 @@ def precision_dtype(precision: str) -> np.dtype:
     InputError : there is no such precision, or ml_dtypes is missing
     """
     if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        expected = ", ".join(PRECISIONS)
+        raise InputError(f"precision: got {precision!r}, expected one of {expected}")
     if precision == "bf16":
         try:
             import ml_dtypes  # noqa: F401
         except ImportError as error:
-            raise InputError("precision bf16 needs ml_dtypes; pip install ml_dtypes") from error
+            raise InputError("precision bf16 needs ml_dtypes: pip install ml_dtypes") from error
     return np.dtype(PRECISIONS[precision])
 
 

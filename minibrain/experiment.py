@@ -11,21 +11,22 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minibrain import checkpoint, models
+from minibrain import models
 from minibrain.arrays import find_device, precision_dtype
-from minibrain.cost import measured
 from minibrain.data import phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
 from minibrain.data.patches import PatchSamples
 from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
-from minibrain.fitting import Trainer
+from minibrain.evaluation.judging import judge
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
-from minibrain.judging import judge
 from minibrain.metrics import confusion_matrix, summarize
-from minibrain.run_folder import RunFolder
+from minibrain.runs import checkpoint
+from minibrain.runs.cost import measured
+from minibrain.runs.fitting import Trainer
+from minibrain.runs.run_folder import RunFolder
 from minibrain.training import estimate_memory
 
 
@@ -103,7 +104,7 @@ def run(config: Config) -> Path:
 
     Returns
     -------
-    folder : of the run, see `minibrain.run_folder`
+    folder : of the run, see `minibrain.runs.run_folder`
 
     Raises
     ------

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from minibrain.arrays import find_device
-from minibrain.checkpoint import load_network
 from minibrain.data import nifti
 from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Case, Task, open_task, read_case
@@ -20,6 +19,7 @@ from minibrain.errors import InputError
 from minibrain.experiment import make_model, read_config
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
+from minibrain.runs.checkpoint import load_network
 
 
 @dataclass(frozen=True)

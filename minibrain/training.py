@@ -1,14 +1,16 @@
 """The training step in the open, and what it costs in memory."""
 
+from contextlib import contextmanager
 from copy import deepcopy
-from math import isfinite, nan, prod, sqrt
+from math import isfinite, nan, prod
 
 import numpy as np
 
 from minibrain.arrays import like
+from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet
-from minibrain.optimizers import Adam
+from minibrain.optimizers import Adam, gradient_norm
 
 
 def train_step(
@@ -29,15 +31,20 @@ def train_step(
     Returns
     -------
     loss : 0.5 · cross-entropy + 0.5 · Dice loss, before the step; NaN if it was skipped
+
+    Raises
+    ------
+    InputError : the memory does not suffice
     """
     buffers = [buffer.value for buffer in model.named_buffers().values()]
     before = [buffer.copy() for buffer in buffers]
-    images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
-    logits, saved = model.forward(images, training=True, step=step)
-    loss, loss_saved = cce_dice_loss_forward(logits, labels)
-    optimizer.zero_grad()
-    dlogits = cce_dice_loss_backward(1.0, loss_saved)
-    model.backward(dlogits, saved, input_gradient=False)
+    with _memory_error_explained(images.shape):
+        images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
+        logits, saved = model.forward(images, training=True, step=step)
+        loss, loss_saved = cce_dice_loss_forward(logits, labels)
+        optimizer.zero_grad()
+        dlogits = cce_dice_loss_backward(1.0, loss_saved)
+        model.backward(dlogits, saved, input_gradient=False)
     gradients = [parameter.grad for parameter in optimizer.parameters]
     norm = gradient_norm(gradients)
     if not isfinite(float(loss) + norm):
@@ -51,11 +58,17 @@ def train_step(
     return float(loss)
 
 
-def gradient_norm(gradients) -> float:
-    """Square root of the sum of all squares, in float64: float32 overflows at 1e19."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = [(gradient.astype(np.float64) ** 2).sum() for gradient in gradients]
-        return sqrt(float(sum(squares)))
+@contextmanager
+def _memory_error_explained(shape: tuple[int, ...]):
+    """CuPy's error is a MemoryError like NumPy's."""
+    try:
+        yield
+    except MemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"a training step on a batch of shape {shape} needs more memory than there is "
+            f"({reason}); choose a smaller batch size or patch size"
+        ) from error
 
 
 def to_model(x, model: UNet, dtype=None):

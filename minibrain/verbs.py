@@ -149,7 +149,7 @@ def _evaluate(verbs) -> None:
 
 def evaluate(folder: str, data: str | None, output: str | None) -> None:
     """Judge a run again, or predictions that come from elsewhere."""
-    from minibrain.judging import judge_predictions, judge_run
+    from minibrain.evaluation.judging import judge_predictions, judge_run
 
     if Path(folder, "config.json").exists():
         if output is not None:
@@ -176,7 +176,7 @@ def _compare(verbs) -> None:
 
 def compare(runs: Sequence[str], data: str | None, output: str) -> None:
     """Write comparison.html and comparison.json."""
-    from minibrain.comparison import compare as compare_runs
+    from minibrain.evaluation.comparison import compare as compare_runs
 
     compare_runs(runs, output, data)
 
@@ -195,7 +195,7 @@ def _gradcheck(verbs) -> None:
 
 def gradcheck(names: Sequence[str], seed: int) -> int:
     """Print the table; 1 if a gradient is wrong."""
-    from minibrain.gradcheck_cases import run
+    from minibrain.study.gradcheck_cases import run
 
     return 0 if run(names, seed) else 1
 
@@ -251,7 +251,7 @@ def _doctor(verbs) -> None:
 def doctor(checkpoint: str | None) -> int:
     """Print versions, processor, GPU and a self-test, which gives 1 if the arithmetic is wrong."""
     if checkpoint is not None:
-        from minibrain.checkpoint import describe
+        from minibrain.runs.checkpoint import describe
 
         print(describe(Path(checkpoint)))
         return 0

@@ -1,6 +1,6 @@
 """The public gradient check, as an assertion."""
 
-from minibrain.gradcheck import check_gradient
+from minibrain.study.gradcheck import check_gradient
 
 
 def assert_gradient(function, x, gradient, dy, rng, **tolerances):

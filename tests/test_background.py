@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from minibrain.background import false_alarms
 from minibrain.data.nifti import Volume
+from minibrain.evaluation.background import false_alarms
 
 AFFINE = np.diag([2.0, 1, 5, 1])  # a voxel is 10 mm³ = 0.01 ml
 

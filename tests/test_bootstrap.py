@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from minibrain.bootstrap import bootstrap_interval
+from minibrain.evaluation.bootstrap import bootstrap_interval
 
 
 def mean_of(values):

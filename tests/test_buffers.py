@@ -2,7 +2,7 @@
 
 import gc
 
-import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,10 +48,17 @@ def test_live_arrays_never_share_and_little_is_held(actions):
         if remove and live:
             del live[number % len(live)]
         else:
-            live.append((np.asarray(buffers._Loan(pool, (1000 * (kind + 1),))), number))
+            live.append((buffers._lend(pool, (1000 * (kind + 1),)), number))
             live[-1][0].fill(number)
         assert all((array == value).all() for array, value in live)
         used = sum(array.nbytes for array, _ in live)
         assert pool.bytes_used == used
         assert pool.bytes_free == sum(buffer.nbytes for buffer in pool.free)
         assert pool.bytes_free + used <= pool.most_used
+
+
+def test_memory_that_could_not_be_had_is_not_counted():
+    pool = buffers._Pool()
+    with pytest.raises(MemoryError):
+        buffers._lend(pool, (2**50,))
+    assert (pool.bytes_used, pool.most_used) == (0, 0)

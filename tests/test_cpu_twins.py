@@ -10,17 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibrain import functional as F
+from minibrain.errors import InputError
 from minibrain.functional import conv
+from minibrain.kernels.cpu import winograd
 from minibrain.kernels.cpu.threads import each
 
-REFERENCE_LAYERS = [  # of the 3D network on a 32³ input, of the 2D network on 32²
-    ((1, 32, 32, 32, 4), (3, 3, 3, 4, 16)),
-    ((1, 32, 32, 32, 32), (3, 3, 3, 32, 16)),
-    ((2, 8, 8, 8, 64), (3, 3, 3, 64, 64)),
-    ((2, 2, 2, 2, 128), (3, 3, 3, 128, 256)),
+CHANNELS = (4, 16, 32, 64, 128, 256)
+SIZES = (32, 32, 16, 8, 8, 4)  # smaller than the networks', and on both sides of what is filtered
+REFERENCE_LAYERS = [  # from the level above, within a level, and after the skip connection
+    *[
+        ((1, *(n,) * 3, a), (3, 3, 3, a, b))
+        for n, a, b in zip(SIZES[1:], CHANNELS, CHANNELS[1:], strict=False)
+    ],
+    *[
+        ((2, *(n // 2,) * 3, c), (3, 3, 3, c, c))
+        for n, c in zip(SIZES[1:], CHANNELS[1:], strict=True)
+    ],
+    *[
+        ((1, *(n,) * 3, 2 * c), (3, 3, 3, 2 * c, c))
+        for n, c in zip(SIZES[1:5], CHANNELS[1:5], strict=True)
+    ],
     ((1, 16, 16, 16, 16), (1, 1, 1, 16, 4)),
     ((3, 32, 32, 2), (3, 3, 2, 16)),
-    ((2, 4, 4, 384), (3, 3, 384, 128)),
+    ((2, 10, 10, 384), (3, 3, 384, 128)),
 ]
 
 
@@ -68,10 +80,20 @@ def convolutions(draw):
     rank = draw(st.integers(2, 3))
     kernel = tuple(draw(st.integers(1, 4)) for _ in range(rank))
     padding = tuple(tuple(draw(st.integers(0, k)) for _ in "ba") for k in kernel)
-    size = [draw(st.integers(max(1, k - sum(p)), 9)) for k, p in zip(kernel, padding, strict=True)]
+    size = [draw(st.integers(max(1, k - sum(p)), 11)) for k, p in zip(kernel, padding, strict=True)]
     channels, features = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     x = random((draw(st.integers(1, 3)), *size, channels), draw(st.integers(0, 99)))
     return x, random((*kernel, channels, features), draw(st.integers(0, 99))), padding
+
+
+def test_minimal_filters_are_exact_in_exact_arithmetic():
+    """Σ_j output[a, j] · kernel[j, k] · input[j, b] is 1 where b = a + k, else 0."""
+    for taps, size in ((3, 64), (1, 64), (4, 5)):
+        filter = winograd.make_filter(taps, size)
+        meeting = np.einsum("aj,jk,jb->akb", *doubled((filter.output, filter.kernel, filter.input)))
+        a, k, b = np.indices(meeting.shape)
+        np.testing.assert_allclose(meeting, b == a + k, atol=2e-7)
+    assert winograd.make_filter(3, 64).products == 6  # for four outputs, of 12 products
 
 
 @given(convolutions())
@@ -112,6 +134,7 @@ def test_float64_is_left_to_the_reference():
     ("x_shape", "weight_shape"),
     [
         ((2, 4, 3, 5, 8), (2, 2, 2, 4, 8)),
+        *[((1, 4, 4, 4, 2 * c), (2, 2, 2, c, 2 * c)) for c in CHANNELS[1:-1]],
         ((1, 5, 7, 3), (2, 2, 2, 3)),
         ((2, 2, 3, 1, 2), (1, 3, 2, 5, 2)),
     ],
@@ -197,6 +220,22 @@ def test_cce_dice_loss(shape, per_sample, scale):
         assert_close(backward(0.7, saved), exact_gradient)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("value", [-np.inf, -3e38])
+def test_cce_dice_loss_of_classes_that_are_ruled_out(value):
+    """log p is −∞ there, which must not meet the zeros of the one-hot labels."""
+    logits = random((1, 5, 4, 3))
+    labels = np.random.default_rng(1).integers(0, 2, (1, 5, 4))
+    logits[..., 2] = value
+    logits[0, 0, 0, :2] = 3e38, -3e38
+    labels[0, 0, 0] = 0
+    loss, saved = F.cce_dice_loss_forward.fast(logits, labels)
+    exact, exact_saved = F.cce_dice_loss_forward.reference(logits.astype(np.float64), labels)
+    assert abs(loss - exact) <= 1e-6 * exact
+    exact_gradient = F.cce_dice_loss_backward.reference(1.0, exact_saved)
+    assert_close(F.cce_dice_loss_backward.fast(1.0, saved), exact_gradient)
+
+
 def test_wrong_labels_are_left_to_the_reference():
     logits = random((1, 3, 3, 2))
     for labels in (np.full((1, 3, 3), 2), np.zeros((1, 3, 3)), np.zeros((1, 3), int)):
@@ -272,6 +311,16 @@ def test_a_negative_zero_does_not_open_the_gate():
         assert not array.any()
 
 
+def test_a_nan_at_a_closed_relu_stays_outside():
+    x = random((2, 6, 6, 3))
+    y, saved = F.norm_relu_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))
+    dy = np.where(y > 0, random(x.shape, 1), np.nan).astype(np.float32)
+    for backward in (F.norm_relu_backward.fast, F.norm_relu_backward.reference):
+        assert all(np.isfinite(gradient).all() for gradient in backward(dy, saved))
+    _, saved = F.relu_forward(x)
+    assert np.isfinite(F.relu_backward(np.where(x > 0, x, np.nan), saved)).all()
+
+
 SCRIPT = """
 import hashlib, numpy as np
 from minibrain.models import brain_3d
@@ -300,9 +349,15 @@ def test_the_number_of_threads_does_not_change_a_bit():
     assert weights("2") == weights("4") == one
 
 
+def run(script, **environment):
+    """In a fresh interpreter, which must end by itself."""
+    command = [sys.executable, "-W", "error", "-c", script]
+    subprocess.run(command, env=os.environ | environment, check=True, timeout=60)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_has_threads_of_its_own():
-    script = (
+    run(
         "import os, warnings\n"
         "from minibrain.kernels.cpu.threads import each\n"
         "assert each(abs, range(-3, 0)) == [3, 2, 1]\n"
@@ -310,9 +365,71 @@ def test_a_forked_child_has_threads_of_its_own():
         "child = os.fork()\n"
         "if child == 0:\n"
         "    os._exit(each(abs, range(-3, 0)) != [3, 2, 1])\n"
-        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert os.waitpid(child, 0)[1] == 0\n",
+        MINIBRAIN_THREADS="2",
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_forked_in_the_midst_of_work_can_work():
+    """The thread whose turn it was is not there to end it."""
+    run(
+        "import os, threading, warnings\n"
+        "from minibrain.kernels.cpu.threads import each\n"
+        "going, done = threading.Event(), threading.Event()\n"
+        "work = lambda item: (going.set(), done.wait(50))\n"
+        "other = threading.Thread(target=each, args=(work, [0]))\n"
+        "other.start(); going.wait()\n"
+        "warnings.simplefilter('ignore')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(each(abs, range(-3, 0)) != [3, 2, 1])\n"
+        "done.set(); other.join()\n"
+        "assert os.waitpid(child, 0)[1] == 0\n",
+        MINIBRAIN_THREADS="2",
+    )
+
+
+def test_the_threads_end_with_the_program_and_follow_the_variable():
+    run(
+        "import os, threading\n"
+        "from minibrain.kernels.cpu.threads import each\n"
+        "def names(item):\n"
+        "    barrier.wait()\n"
+        "    return threading.current_thread().name\n"
+        "for count in (2, 3):\n"
+        "    os.environ['MINIBRAIN_THREADS'] = str(count)\n"
+        "    barrier = threading.Barrier(count, timeout=30)\n"
+        "    assert len(set(each(names, range(count)))) == count\n"
+    )
+
+
+def test_two_callers_give_blas_back():
+    """Its limit is the process's; were they to overlap, one would keep what the other has set."""
+    run(
+        "import threading\n"
+        "from minibrain.kernels.cpu.threads import _blas, each\n"
+        "def limits():\n"
+        "    return [info['num_threads'] for info in _blas().info()]\n"
+        "before, seen = limits(), []\n"
+        "def call():\n"
+        "    for _ in range(30):\n"
+        "        each(lambda item: seen.append(limits()), range(3))\n"
+        "others = [threading.Thread(target=call) for _ in range(3)]\n"
+        "[other.start() for other in others]\n"
+        "[other.join() for other in others]\n"
+        "assert len(seen) == 270 and set(map(tuple, seen)) == {(1,) * len(before)}\n"
+        "assert limits() == before\n",
+        OPENBLAS_NUM_THREADS="2",
+    )
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5"])
+def test_a_wrong_number_of_threads_is_one_line(value, monkeypatch):
+    monkeypatch.setenv("MINIBRAIN_THREADS", value)
+    with pytest.raises(InputError, match=f"^MINIBRAIN_THREADS must .*{value}") as error:
+        each(abs, [1])
+    assert "\n" not in str(error.value)
 
 
 def test_an_error_in_one_block_reaches_the_caller():
@@ -320,16 +437,27 @@ def test_an_error_in_one_block_reaches_the_caller():
         each(lambda item: 1 // item, range(-2, 3))
 
 
-def test_a_trace_says_who_computed_what():
-    script = (
-        "import numpy as np; from minibrain import functional as F\n"
-        "x, w = np.ones((1, 5, 5, 2), np.float32), np.ones((3, 3, 2, 2), np.float32)\n"
-        "F.conv_forward(x, w); F.conv_forward(x, w, stride=2)\n"
-    )
+def traced(script):
     environment = os.environ | {"MINIBRAIN_TRACE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    first, second = result.stderr.splitlines()
-    assert "conv_forward 1x5x5x2 float32 fast" in first
+    return result.stderr.splitlines()
+
+
+def test_a_trace_says_who_computed_what_and_how_fast():
+    lines = traced(
+        "import numpy as np; from minibrain import functional as F\n"
+        "x, w = np.ones((1, 90, 90, 8), np.float32), np.ones((3, 3, 8, 8), np.float32)\n"
+        "for _ in range(2):\n"  # the first call imports the twins
+        "    y, saved = F.conv_forward(x, w); F.conv_forward(x, w, stride=2)\n"
+        "    F.conv_backward(y, saved); F.relu_forward(x)\n"
+    )
+    first, second, third, fourth = lines[4:]
+    assert "conv_forward 1x90x90x8 float32 fast" in first
     assert "reference" in second
+    assert "GFLOP/s" not in fourth
+    flops = 2 * 88 * 88 * (3 * 3 * 8 * 8)  # two for every output voxel, tap and pair of channels
+    for line, times in ((first, 1), (third, 2)):  # backward has two gradients
+        milliseconds, rate = (float(line.split(unit)[0].split()[-1]) for unit in (" ms", " GFLOP"))
+        assert rate == pytest.approx(times * flops / milliseconds / 1e6, rel=0.1, abs=0.06)

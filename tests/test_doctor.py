@@ -1,9 +1,10 @@
 """The doctor says what is here, and sees arithmetic that is wrong."""
 
-from minibrain import checkpoint, kernels
+from minibrain import kernels
 from minibrain.cli import main
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
+from minibrain.runs import checkpoint
 
 
 def test_the_doctor_finds_this_machine_sound(capsys):

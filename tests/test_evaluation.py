@@ -10,7 +10,7 @@ from minibrain.data import nifti, phantom
 from minibrain.data.decathlon import open_task
 from minibrain.data.nifti import Volume
 from minibrain.errors import InputError
-from minibrain.evaluation import evaluate, read_pairs
+from minibrain.evaluation.scores import evaluate, read_pairs
 from minibrain.metrics import SCORES, Region, confusion_matrix, merge, tumour_regions
 from minibrain.report.tables import class_table, scores_as_dict, write_cases
 

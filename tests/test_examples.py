@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minibrain.gradcheck import gradcheck
 from minibrain.models import UNet
+from minibrain.study.gradcheck import gradcheck
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -18,7 +18,7 @@ from minibrain import experiment
 from minibrain.data import phantom, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
-from minibrain.judging import confusions_of
+from minibrain.evaluation.judging import confusions_of
 from minibrain.metrics import confusion_matrix
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -4,14 +4,15 @@ import json
 import re
 import shutil
 import subprocess
-from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser
 
+from minibrain.cli import main
 from minibrain.data import phantom
 from minibrain.errors import InputError
 from minibrain.functional import (
@@ -116,6 +117,8 @@ def test_pictures_are_the_slice_with_x_to_the_right_and_y_upwards():
     assert (picture.low, picture.high) == (low, high)
     back = picture.low + picture.values[2] / 255 * (high - low)
     assert np.allclose(back[::-1].T, shown, atol=(high - low) / 509)
+    large = slicer(0.0)(np.random.default_rng(2).standard_normal((1, 130, 100, 2)))
+    assert (large.values.shape, large.every) == ((2, 34, 44), 3)
     flat = slicer(0.0)(np.zeros((1, 4, 6, 3)))
     assert flat.values.shape == (3, 6, 4)
     assert not flat.values.any()
@@ -137,7 +140,7 @@ def test_sources_are_those_of_the_package(operation):
             assert "_check" not in source["name"]
 
 
-def test_helpers_come_with_the_operations():
+def test_what_an_operation_calls_comes_with_it():
     sources = operation_sources("conv")
     assert {"correlate", "_windows"} <= {source["name"] for source in sources["forward"]}
     assert {"spread", "weight_gradient"} <= {source["name"] for source in sources["backward"]}
@@ -280,34 +283,40 @@ def test_losses_in_javascript_are_minibrains():
 DRIVE = Path(__file__).with_name("drive_explorer.js").read_text()
 
 
-def test_every_slider_at_its_extremes_in_a_browser(data, tmp_path):
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    browser = next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        pytest.skip("no Chromium is here")
-    driven = tmp_path / "driven.html"
-    driven.write_text(page(HOSTILE, data).replace("</body>", f"<script>{DRIVE}</script></body>"))
-    done = subprocess.run(
-        [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000"),
-            "--window-size=500,900",
-            *("--dump-dom", driven.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
+
+
+def drive(browser, path, rooms, width, dark):
+    """Open the page and move everything in these rooms; how often was looked for a fault where."""
+    browser.resize(width)
+    browser.prefer_dark(dark)
+    browser.problems.clear()
+    browser.open(path)
+    assert browser.evaluate("document.documentElement.dataset.theme") == (
+        "dark" if dark else "light"
     )
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
-    result = json.loads(unescape(title))
-    assert result["problems"] == []
-    counts = result["counts"]
+    driven = browser.evaluate(f"{DRIVE}; drive({rooms})")
+    assert driven["problems"] == browser.problems == []
+    return driven["counts"]
+
+
+def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
+    path = tmp_path / "explorer.html"
+    path.write_text(page(HOSTILE, data))
+    counts = drive(browser, path, ["network", "convolution", "loss"], width=390, dark=False)
     assert counts["convolution"] > 6 * 64
     assert counts["identities"] > 200
     assert counts["loss sliders"] == 12
     assert counts["loss"] > 2**3 + 2 * 12
     assert counts["network"] > 2 * len(data["nodes"])
+
+
+def test_the_committed_example_on_a_dark_desktop(browser):
+    counts = drive(browser, COMMITTED, ["network", "loss"], width=1280, dark=True)
+    assert counts["network"] > 60
 
 
 # From a name to a page
@@ -316,7 +325,8 @@ def test_every_slider_at_its_extremes_in_a_browser(data, tmp_path):
 def test_explain_makes_a_page_of_a_phantom(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("minibrain.study.explain.PHANTOM_SIZE", (24, 24, 16))
     output = tmp_path / "page.html"
-    explain("brain_2d_small", steps=1, output=str(output))
+    line = ["explain", "--network", "brain_2d_small", "--steps", "1", "--output", str(output)]
+    assert main(line) == 0
     printed = capsys.readouterr().out
     assert "forward ↓" in printed
     assert str(output) in printed

@@ -17,10 +17,10 @@ from minibrain.functional import (
     softmax_backward,
     softmax_forward,
 )
-from minibrain.gradcheck import check_gradient, gradcheck, gradcheck_layer
-from minibrain.gradcheck_cases import checks_of, layer_cases, network_makers, operation_cases
 from minibrain.models import UNet
 from minibrain.saved import SoftmaxSaved
+from minibrain.study.gradcheck import check_gradient, gradcheck, gradcheck_layer
+from minibrain.study.gradcheck_cases import checks_of, layer_cases, network_makers, operation_cases
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((2, 6, 5, 3))
@@ -165,7 +165,7 @@ def test_a_direction_over_a_kink_is_drawn_again(monkeypatch):
         return {check.verdict for [check] in checks}
 
     assert found() == {"ok"}
-    monkeypatch.setattr("minibrain.gradcheck.DIRECTIONS", 1)
+    monkeypatch.setattr("minibrain.study.gradcheck.DIRECTIONS", 1)
     assert found() == {"ok", "kink"}
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from minibrain.interruption import Interrupted, Interruption
+from minibrain.runs.interruption import Interrupted, Interruption
 
 
 def test_a_signal_waits_for_the_next_check(capfd):

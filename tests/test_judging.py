@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from minibrain import cli
-from minibrain.comparison import compare
-from minibrain.cost import measured, read_cost
 from minibrain.data import nifti, phantom, split
 from minibrain.errors import InputError
-from minibrain.finished_run import read_run
-from minibrain.judging import judge_predictions, judge_run
+from minibrain.evaluation.comparison import compare
+from minibrain.evaluation.judging import judge_predictions, judge_run
+from minibrain.runs.cost import measured, read_cost
+from minibrain.runs.finished_run import read_run
 
 TEST = ("BRATS_002", "BRATS_003", "BRATS_004")
 SPLIT = split.Split(("BRATS_001",), ("BRATS_005",), TEST)
@@ -262,15 +262,25 @@ def test_settings_are_the_rows_of_the_references_comparison(runs):
 def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monkeypatch):
     path = Path(tmp_path, "cost.json")
     assert read_cost(path) == {"seconds": 0, "peak_memory_bytes": 0}
-    monkeypatch.setattr("minibrain.cost.time.perf_counter", iter([10, 12.5, 100, 101]).__next__)
+    monkeypatch.setattr(
+        "minibrain.runs.cost.time.perf_counter", iter([10, 12.5, 100, 101]).__next__
+    )
     peaks = iter([700, 300])
-    monkeypatch.setattr("minibrain.cost._peak", lambda device: next(peaks))
+    monkeypatch.setattr("minibrain.runs.cost._peak", lambda device: next(peaks))
     with pytest.raises(ZeroDivisionError), measured(path, "cpu"):
         raise ZeroDivisionError
     assert read_cost(path) == {"seconds": 2.5, "peak_memory_bytes": 700}
     with measured(path, "cpu"):
         pass
     assert read_cost(path) == {"seconds": 3.5, "peak_memory_bytes": 700}
+
+
+def test_a_cost_that_cannot_be_written_hides_no_other_error(tmp_path):
+    path = tmp_path / "gone" / "cost.json"
+    with pytest.raises(ZeroDivisionError), measured(path, "cpu"):
+        raise ZeroDivisionError
+    with pytest.raises(InputError, match=r"cost\.json"), measured(path, "cpu"):
+        pass
 
 
 def test_memory_before_a_block_does_not_count(tmp_path):

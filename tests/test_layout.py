@@ -23,16 +23,16 @@ FLOORS = [
     [f"minibrain.{name}" for name in floor.split()]
     for floor in (
         "errors",
-        "arrays geometry saved philox files",
+        "arrays geometry saved philox files flops",
         "kernels",
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics bootstrap surfaces data training inference environment interruption",
-        "checkpoint evaluation background report run_folder finished_run baseline cost judging "
-        "comparison fitting",
-        "experiment doctor gradcheck gradcheck_cases study",
-        "prediction",
+        "optimizers metrics data training inference",
+        "runs report.plots",
+        "evaluation report",
+        "experiment",
+        "prediction doctor study",
         "verbs",
         "cli",
         "__main__",
@@ -91,7 +91,7 @@ def test_no_imports_go_in_a_circle():
 
 def test_the_test_sees_the_imports():
     assert "minibrain.functional" in set(imports("minibrain.layers"))
-    assert "minibrain.checkpoint" in set(imports("minibrain.experiment"))
+    assert "minibrain.runs.checkpoint" in set(imports("minibrain.experiment"))
     assert floor("minibrain.functional.conv") == 3
 
 
@@ -129,7 +129,7 @@ HEAVY = ["cupy", "torch", "matplotlib", "sklearn", "nibabel", "onnx"]
 
 def test_importing_the_core_brings_in_nothing_heavy():
     """Only a fresh interpreter can tell; NumPy alone is needed to study or to train."""
-    core = ["arrays", "functional", "models", "optimizers", "metrics", "training", "checkpoint"]
+    core = ["arrays", "functional", "models", "optimizers", "metrics", "training", "runs.checkpoint"]
     program = "\n".join(
         [
             "import sys, minibrain",

@@ -202,3 +202,17 @@ def test_the_rate_is_not_halved_below_the_minimum():
 def test_a_loss_that_is_not_finite_is_not_progress(loss):
     assert schedule([loss] * 2, patience=2) == [0.8, 0.4]
     assert schedule([1, loss, loss], patience=2) == [0.8, 0.8, 0.4]
+
+
+def test_moments_are_as_wide_as_the_widest_parameter():
+    narrow, wide = (Parameter(np.ones(3, dtype)) for dtype in (np.float32, np.float64))
+    alone = Parameter(np.ones(3))
+    optimizers = [Adam([narrow, wide], learning_rate=0.1), Adam([alone], learning_rate=0.1)]
+    for _ in range(3):
+        for parameter in (narrow, wide, alone):
+            parameter.grad[:] = 1 / 3, 1e-9, -7
+        for optimizer in optimizers:
+            optimizer.step()
+    assert optimizers[0].mean.dtype == np.float64
+    assert np.array_equal(wide.value, alone.value)
+    assert narrow.value.dtype == np.float32

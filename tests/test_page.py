@@ -11,11 +11,11 @@ import pytest
 from browser import Browser
 from PIL import Image
 
-from minibrain.background import false_alarms
 from minibrain.data import nifti, phantom
 from minibrain.data.decathlon import CaseData
 from minibrain.data.nifti import Volume
-from minibrain.evaluation import evaluate
+from minibrain.evaluation.background import false_alarms
+from minibrain.evaluation.scores import evaluate
 from minibrain.report.page import JudgedRun, write_page
 from minibrain.report.slices import pack_case, representative_cases
 

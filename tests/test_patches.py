@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibrain import experiment, fitting
+from minibrain import experiment
 from minibrain.data import phantom
 from minibrain.data.augment import augment
 from minibrain.data.loader import batches
 from minibrain.data.patches import MOST_VOXELS, PatchSamples
 from minibrain.errors import InputError
+from minibrain.runs import fitting
 
 PATCH = (3, 2, 2)
 SIZES = st.tuples(*[st.integers(1, 7)] * 3)

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from minibrain import checkpoint, cli, experiment, judging, models
+from minibrain import cli, experiment, models
 from minibrain.data import phantom
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
+from minibrain.evaluation.scores import judging
 from minibrain.inference import predict_logits
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.prediction import TrainedNetwork, find_cases, load_run, predict_files
+from minibrain.runs import checkpoint
 
 AXIS_CODES = [
     tuple(pair[sign] for pair, sign in zip(axes, signs, strict=True))

@@ -24,15 +24,16 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, result
 
-from minibrain import checkpoint, cli, experiment, files, fitting
+from minibrain import cli, experiment, files
 from minibrain.data.loader import SliceSamples, VolumeSamples, batches
 from minibrain.data.patches import PatchSamples
 from minibrain.data.split import Split
 from minibrain.errors import InputError
-from minibrain.fitting import Trainer
-from minibrain.interruption import Interrupted, Interruption
 from minibrain.models import AttentionUNet, UNet
-from minibrain.run_folder import RunFolder
+from minibrain.runs import checkpoint, fitting
+from minibrain.runs.fitting import Trainer
+from minibrain.runs.interruption import Interrupted, Interruption
+from minibrain.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and locks as POSIX has them")
 
@@ -330,7 +331,7 @@ def test_a_case_that_vanishes_in_mid_run_is_named_and_training_is_kept(stopped, 
     shutil.copytree(moved, cache)
 
     def vanish(*_, **__):
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)  # the next batch may have been read already
         return train_step(*_, **__)
 
     train_step, fitting.train_step = fitting.train_step, vanish

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibrain import checkpoint
-from minibrain.checkpoint import DamagedError, describe, load_training
 from minibrain.errors import InputError
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
+from minibrain.runs import checkpoint
+from minibrain.runs.checkpoint import DamagedError, describe, load_training
 from minibrain.training import train_step
 
 ABOUT = {"progress": {"epoch": 3}, "data": "§"}

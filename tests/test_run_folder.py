@@ -10,7 +10,7 @@ import pytest
 
 from minibrain.data.split import Split
 from minibrain.errors import InputError
-from minibrain.run_folder import RunFolder
+from minibrain.runs.run_folder import RunFolder
 
 PARTS = Split(("a",), ("b",), ("c",))
 
@@ -55,7 +55,7 @@ def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path):
 
 def test_the_lock_goes_with_the_process_however_it_ends(tmp_path):
     program = (
-        "import os, signal, sys; from minibrain.run_folder import RunFolder\n"
+        "import os, signal, sys; from minibrain.runs.run_folder import RunFolder\n"
         "folder = RunFolder.claim(sys.argv[1], 'net')\n"
         "print(os.getpid(), flush=True)\n"
         "sys.stdin.read()"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from minibrain.surfaces import hausdorff95
+from minibrain.evaluation.surfaces import hausdorff95
 
 SPACING = np.array([1.0, 2.0, 0.5])
 

@@ -7,12 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minibrain import checkpoint
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet, brain_2d_small, brain_3d, brain_3d_small
-from minibrain.optimizers import Adam
-from minibrain.training import estimate_memory, gradient_norm, train_step
+from minibrain.optimizers import Adam, gradient_norm
+from minibrain.runs import checkpoint
+from minibrain.training import estimate_memory, train_step
 
 
 def a_batch(shape, classes=4, seed=0):

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from minibrain import cli, experiment, fitting, models, run_folder
+from minibrain import cli, experiment, models
 from minibrain.data import phantom
 from minibrain.models import UNet
 from minibrain.optimizers import HalveOnPlateau
+from minibrain.runs import fitting, run_folder
 
 CONFIG = experiment.Config(
     "tiny",

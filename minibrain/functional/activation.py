@@ -16,7 +16,7 @@ def relu_forward(x):
 @fast_twin
 def relu_backward(dy, saved: ReluSaved):
     """dx = dy where the output was positive; at 0 the derivative is taken as 0."""
-    return dy * (saved.y > 0)
+    return array_module(dy).where(saved.y > 0, dy, 0)
 
 
 @fast_twin

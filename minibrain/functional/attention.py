@@ -1,5 +1,6 @@
 """The additive attention gate of a skip connection."""
 
+from minibrain.arrays import like, widened
 from minibrain.functional.activation import (
     relu_backward,
     relu_forward,
@@ -59,7 +60,7 @@ def attention_gate_forward(
 def attention_gate_backward(dy, saved: AttentionGateSaved):
     """Gradients of attention_gate_forward, in the order of what went in."""
     skip, attention = saved.skip.x, saved.sigmoid.y
-    dattention = (dy * skip).sum(axis=-1, keepdims=True)
+    dattention = like((widened(dy) * skip).sum(axis=-1, keepdims=True), dy)
     dscore = sigmoid_backward(dattention, saved.sigmoid)
     dhidden, dscore_weight, dscore_bias = conv_backward(dscore, saved.score)
     dsum = relu_backward(dhidden, saved.relu)

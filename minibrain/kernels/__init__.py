@@ -6,7 +6,8 @@ same from the same arguments, faster. It returns NotImplemented for a call that 
 reference. What one saves for backward the other can use: both know only `minibrain.saved`.
 
 Whoever wants to know of every call puts a function among `listeners`. With MINIBRAIN_TRACE=1 in
-the environment one is there from the start: it says on stderr who computed, and how long it took.
+the environment one is there from the start: it says on stderr who computed it, how long that took,
+and of a convolution how many GFLOP/s that were, counted as a direct one.
 """
 
 import os
@@ -18,6 +19,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
+from minibrain.flops import flops
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 
@@ -97,7 +99,11 @@ def _time_when_done(array) -> float:
 def _report(call: Call) -> None:
     array = _first_array(call.arguments)
     shape, ms = "x".join(map(str, array.shape)), call.seconds * 1e3
-    print(f"minibrain: {call.name} {shape} {array.dtype} {call.who} {ms:.2f} ms", file=sys.stderr)
+    line = f"minibrain: {call.name} {shape} {array.dtype} {call.who} {ms:.2f} ms"
+    if call.name.startswith("conv"):
+        count = flops(call.name, call.arguments, call.options, call.result)
+        line += f" {count / call.seconds / 1e9:.1f} GFLOP/s"
+    print(line, file=sys.stderr)
 
 
 listeners = [_report] if os.environ.get("MINIBRAIN_TRACE") == "1" else []

@@ -25,7 +25,7 @@ function header() {
     element("div", { class: "top" },
       element("p", { class: "eyebrow" }, several ? "minibrain comparison" : "minibrain run"),
       element("h1", {}, data.title),
-      element("p", { class: "quiet" }, `${data.task}: ${count(data.cases)} held-out cases, judged in the space of their files.`),
+      element("p", { class: "quiet" }, `${data.task}: ${count(data.cases)} ${data.cases === 1 ? "case" : "cases"}, judged in the space of the original files.`),
       element("ul", { class: "legend" }, names),
       several ? null : tiles(runs[0])),
   ];

@@ -15,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from minibrain.background import FalseAlarms
-from minibrain.evaluation import Evaluation
+from minibrain.evaluation.background import FalseAlarms
+from minibrain.evaluation.scores import Evaluation
 from minibrain.files import replacing
 from minibrain.metrics import nan_mean
 from minibrain.report.tables import plain, scores_as_dict

@@ -16,7 +16,7 @@ from PIL import Image
 
 from minibrain.data.decathlon import CaseData
 from minibrain.data.nifti import spacing_of, to_canonical
-from minibrain.evaluation import Evaluation
+from minibrain.evaluation.scores import Evaluation
 from minibrain.metrics import nan_mean
 
 PIXELS = 20_000_000  # of all images of a page: about 5 MB

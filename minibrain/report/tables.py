@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minibrain.bootstrap import bootstrap_interval
-from minibrain.evaluation import Evaluation
+from minibrain.evaluation.bootstrap import bootstrap_interval
+from minibrain.evaluation.scores import Evaluation
 from minibrain.files import replacing
 from minibrain.metrics import SCORES, nan_mean, summarize
 

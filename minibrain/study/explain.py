@@ -90,7 +90,7 @@ def load_case(data: str | None, channels, rank: int) -> StudyCase:
         names = tuple(case.channels[channel] for channel in channels)
         case = case._replace(images=case.images[..., list(channels)], channels=names)
     if rank == 3:
-        return case._replace(depth=z / case.labels.shape[3])
+        return case._replace(depth=(z + 0.5) / case.labels.shape[3])
     name, images = f"{case.name}, slice {z}", case.images[:, :, :, z]
     return case._replace(name=name, images=images, labels=case.labels[:, :, :, z])
 

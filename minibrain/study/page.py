@@ -13,7 +13,10 @@ from minibrain.study.pictures import Picture
 from minibrain.study.records import Measure, Node, Trace
 from minibrain.study.sources import operation_sources, source
 
-SCRIPTS = ("arithmetic", "draw", "network", "convolution", "loss", "page")
+SCRIPTS = (
+    *("arithmetic", "draw", "u", "lens", "network"),
+    *("rows", "grids", "facts", "convolution", "loss", "page"),
+)
 
 
 def write_page(path: Path, title: str, trace: Trace, scene: dict[str, Picture], names) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from minibrain import kernels
+from minibrain.flops import flops
 from minibrain.layers import Chain
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
-from minibrain.study.flops import flops
 from minibrain.study.records import Measure, Node, Pass, Saved, Trace, Use
 from minibrain.training import train_step
 

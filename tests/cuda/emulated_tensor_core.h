@@ -1,7 +1,8 @@
 // The functions of tensor_core.cuh for a CPU, behind emulation.h.
 //
 // A copy happens when it is started or, in schedules with bit 4, as late as it may: when its thread
-// waits for its group. So a wait that is missing shows, and so does a copy that is started too early.
+// waits for its group. So a wait that is missing shows, and so does a copy that is started too
+// early.
 #pragma once
 
 namespace emulation {
@@ -47,7 +48,8 @@ __attribute__((optimize("O3"))) inline void multiply_add_all(Product **lanes) {
         for (int k = 0; k < 16; ++k)
             for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
     for (int lane = 0; lane < 32; ++lane)
-        for (int i = 0; i < 4; ++i) lanes[lane]->d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+        for (int i = 0; i < 4; ++i)
+            lanes[lane]->d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
 
 struct Load {

@@ -90,7 +90,7 @@ class Emulator:
         return run, signature().decode().split()
 
     def _source(self, file):
-        source = loader.source(file).replace(loader.header("tensor_core.cuh"), "")
+        source = loader.source(file).replace(loader.included("tensor_core.cuh"), "")
         return source.replace(*self.edit) if self.edit else source
 
 

@@ -283,6 +283,26 @@ def test_what_kernels_cannot_do_gets_the_answer_of_the_reference(name, arguments
     assert np.array_equal(got, want) if isinstance(want, np.ndarray) else got == want
 
 
+def check_rounding(schedule):
+    """1 · weight, stored in bfloat16, has the bits that ml_dtypes gives the weight."""
+    words = RNG.integers(0, 2**32, 500, dtype=np.uint32)
+    ties = words & ~np.uint32(0xFFFF) | np.uint32(0x8000)
+    special = np.array([0x7F800001, 0x7FFFFFFF, 0xFFC00000, 0x7F7FFFFF, 0x80000001], np.uint32)
+    weight = np.concatenate([words, ties, ties - 1, ties + 1, special]).view(np.float32)
+    with emulated(schedule):
+        one = on_device(np.ones((1, 1, 1), BFLOAT16))
+        got, _ = F.conv_forward(one, on_device(weight.reshape(1, 1, -1)))
+    with np.errstate(invalid="ignore"):
+        want, got = weight.astype(BFLOAT16), host(got).ravel()
+    number = ~np.isnan(weight)
+    assert np.array_equal(np.isnan(got.astype(np.float32)), ~number)
+    assert np.array_equal(got[number].view(np.uint16), want[number].view(np.uint16))
+
+
+def test_rounding_to_bfloat16_is_to_nearest_even():
+    check_rounding(schedule=0)
+
+
 def test_not_a_number_stays_one():
     x = X.copy()
     x[0, 1, 1, 1, 0] = np.nan

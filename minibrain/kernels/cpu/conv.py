@@ -153,36 +153,36 @@ def _both_gradients(x, weight, dy, geometry):
     tiles = Tiles.of(dy, taps, padding, dx)
     matrices, volume = tiles.matrices(_turned(weight).swapaxes(-1, -2)), as_volume(x)
 
-    def work(block):
+    def work(block, dpart):
         v = tiles.transformed(block)
         tiles.restore(block, tiles.multiplied(v, matrices))
-        return tiles.gradient(v, tiles.spread(block, volume))
+        tiles.gradient(v, tiles.spread(block, volume), dpart)
 
-    return dx, _turned(_total(each(work, tiles.blocks())).reshape(weight.shape))
+    return dx, _turned(_sum_over_blocks(work, tiles, weight.shape))
 
 
 def _weight_gradient(x, dy, geometry):
     """Without dx it is x that is transformed: the first layer has few channels."""
     tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, dy)
 
-    def work(block):
-        return tiles.gradient(tiles.transformed(block), tiles.spread(block, tiles.output))
+    def work(block, dpart):
+        tiles.gradient(tiles.transformed(block), tiles.spread(block, tiles.output), dpart)
 
-    dweight = _total(each(work, tiles.blocks())).swapaxes(-1, -2)
-    return dweight.reshape(*geometry.kernel_size, *dweight.shape[-2:])
+    shape = (*geometry.kernel_size, dy.shape[-1], x.shape[-1])
+    return _sum_over_blocks(work, tiles, shape).swapaxes(-1, -2)
+
+
+def _sum_over_blocks(work, tiles, shape):
+    """Let work(block, part) write each block's part of a weight gradient, and add them in order."""
+    blocks = tiles.blocks()
+    parts = scratch("parts", (len(blocks), *shape))
+    each(lambda item: work(*item), zip(blocks, parts, strict=True))
+    return parts.sum(axis=0)
 
 
 def _turned(weight):
     """The kernel turned around: its last tap along every axis first, a view."""
     return np.flip(weight, axis=tuple(range(weight.ndim - 2)))
-
-
-def _total(parts):
-    """The sum of arrays in order, in the first of them."""
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
-    return total
 
 
 def _supported(x, weight):

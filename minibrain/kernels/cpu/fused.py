@@ -63,11 +63,8 @@ def norm_relu_backward(dy, saved: NormReluSaved):
     def gate(block):
         """dx ← dy where y > 0, and its sums alone and against x − mean."""
         g, product = gradients[block], scratch("product", gradients[block].shape)
-        # y ≥ +0, so the integer −y has its sign bit set exactly if y > 0; the shift smears it
-        bits = product.view(np.int32)
-        np.negative(outputs[block].view(np.int32), out=bits)
-        bits >>= 31
-        np.bitwise_and(upstream[block].view(np.int32), bits, out=g.view(np.int32))
+        # a float's bits times 0 or 1 as an integer: a NaN at a closed ReLU becomes 0 too
+        np.multiply(upstream[block].view(np.int32), outputs[block] > 0, out=g.view(np.int32))
         if dropout.rate:
             g *= np.float32(dropout.scale)
         np.subtract(inputs[block], centre[block.n], out=product)

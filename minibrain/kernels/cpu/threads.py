@@ -9,28 +9,36 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from minibrain.errors import InputError
+
 _local = threading.local()
+_turn = threading.Lock()  # BLAS's limit is the process's: callers take turns to set and lift it
 
 
 def each(work: Callable, items: Iterable) -> list:
-    """[work(item) for item in items], on all threads."""
-    items = list(items)
-    with _blas().limit(limits=1):
-        if thread_count() == 1 or len(items) == 1:
+    """[work(item) for item in items], on all threads; `work` must not call `each` itself."""
+    items, threads = list(items), thread_count()
+    with _turn, _blas().limit(limits=1):
+        if threads == 1 or len(items) == 1:
             return [work(item) for item in items]
-        return list(_pool().map(work, items))
+        return list(_pool(threads).map(work, items))
 
 
 def thread_count() -> int:
     """MINIBRAIN_THREADS, or the number of cores that this process may use."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return int(os.environ.get("MINIBRAIN_THREADS") or available)
+    wanted = os.environ.get("MINIBRAIN_THREADS")
+    if not wanted:
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else os.cpu_count()
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise InputError(f"MINIBRAIN_THREADS must be a whole number above 0, not {wanted!r}")
+    return int(wanted)
 
 
 def scratch(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -46,14 +54,21 @@ def scratch(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_count(), thread_name_prefix="minibrain")
-
-
-@cache
 def _blas():
     return ThreadpoolController().select(user_api="blas")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+@lru_cache(maxsize=1)
+def _pool(threads) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="minibrain")
+
+
+def _after_fork():
+    """A forked child has none of its parent's threads, so nobody who would end their turn."""
+    global _turn
+    _turn = threading.Lock()
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

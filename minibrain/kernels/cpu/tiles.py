@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.threads import scratch
 from minibrain.kernels.cpu.winograd import Filter, make_filter
 
@@ -71,9 +70,9 @@ class Tiles(NamedTuple):
         return max(self.input.shape[3] + max(self.padding[2]), self.output.shape[3])
 
     def matrices(self, weight):
-        """u from the weight (*K, C, O): (products, K·C, O)."""
+        """u from the weight (*K, C, O): (products, K·C, O), in a buffer of the calling thread."""
         channels, features = weight.shape[-2:]
-        u = empty((self.products, self.taps[2] * channels, features))
+        u = scratch("u", (self.products, self.taps[2] * channels, features))
         taps = weight.reshape(self.taps[0] * self.taps[1], -1)
         np.matmul(self._kernel(), taps, out=u.reshape(self.products, -1))
         return u
@@ -161,17 +160,14 @@ class Tiles(NamedTuple):
             np.matmul(windows, matrices, out=s[:, first : count - taps + 1 : taps])
         return s
 
-    def gradient(self, v, spread):
-        """Of the weight, Σ_p spread[j, p, o] · v[j, p + k, c], in the shape (*K, O, C)."""
+    def gradient(self, v, spread, dweight):
+        """Of the weight, Σ_p spread[j, p, o] · v[j, p + k, c], into dweight (*K, O, C)."""
         taps, count = self.taps[2], v.shape[1] - self.taps[2] + 1
-        features, channels = spread.shape[2], v.shape[2]
-        du = scratch("du", (self.products, taps, features, channels))
+        du = scratch("du", (self.products, taps, spread.shape[2], v.shape[2]))
         for k in range(taps):
             np.matmul(spread[:, :count].swapaxes(1, 2), v[:, k : k + count], out=du[:, k])
-        dweight = empty((*self.taps, features, channels))
         by_tap = dweight.reshape(self.taps[0] * self.taps[1], -1)
         np.matmul(self._kernel().T, du.reshape(self.products, -1), out=by_tap)
-        return dweight
 
     def restore(self, block, s, bias=None):
         """Write a block of the output."""

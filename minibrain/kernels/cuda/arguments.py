@@ -11,7 +11,10 @@ from minibrain.saved import DropoutSaved
 THREADS = 256  # of a block in elementwise kernels
 LARGEST_SAMPLE = 2**31 - 1  # voxels; kernels number them in 32 bits
 LARGEST_GRID = 65535  # blocks along y and z
-MULTIPROCESSORS = 132  # of an H200; what is cut for so many runs on others as well
+
+# of an H200; what is cut for these runs on others as well
+MULTIPROCESSORS = 132
+SHARED_BYTES = 227 * 1024  # of a multiprocessor
 
 GEOMETRY = np.dtype(
     [(name, np.int32, 3) for name in ("input", "output", "kernel", "stride", "padding", "dilation")]

@@ -1,20 +1,25 @@
-"""3x3x3 and 3x3 convolutions that keep the size; see conv_planes.cu for how the sums are cut."""
+"""3x3x3 and 3x3 convolutions that keep the size; see planes.cuh for how the sums are cut."""
 
 import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import MULTIPROCESSORS, ceil_divide, contiguous
+from minibrain.kernels.cuda.arguments import (
+    MULTIPROCESSORS,
+    SHARED_BYTES,
+    ceil_divide,
+    contiguous,
+)
 from minibrain.kernels.cuda.conv_weights import pack_weights
 from minibrain.kernels.cuda.reduce import add_parts
 
-# as in conv_planes.cu
-WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4
+WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
 GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}
 SIZES = ("samples", "depth", "height", "width", "inputs", "outputs")
 PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
 
-BLOCKS, GRADIENT_BLOCKS = 3 * MULTIPROCESSORS, 4 * MULTIPROCESSORS  # that run at the same time
+# blocks that run at the same time: by their registers, on each multiprocessor
+BLOCKS, GRADIENT_BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}, 4 * MULTIPROCESSORS
 MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared memory
 
 
@@ -43,9 +48,10 @@ def _correlate(x, packed, bias, outputs):
     (x,) = contiguous(x)
     rank, inputs = x.ndim - 2, x.shape[-1]
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
-    problem, planes = _problem(x, outputs, HEIGHT, BLOCKS // (outputs // 16))
-    y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
+    blocks = min(BLOCKS[rank], MULTIPROCESSORS * (SHARED_BYTES // shared_bytes))
+    problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
+    y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
     grid = (ceil_divide(planes, int(problem["share"])), outputs // 16)
     kernel, arguments = f"conv_planes.correlate_{chunk}_{rank}d", [x, packed, bias, y, problem]
     loader.launch(kernel, grid, (32 * WARPS,), arguments, shared_bytes)
@@ -66,8 +72,9 @@ def gradients(x, dy, geometry):
     partial = array_module(x).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
     shared_bytes = (depth + 1) * _tile_bytes(chunk, GRADIENT_HEIGHT + 2, WIDTH + 2)
     shared_bytes += 2 * _tile_bytes(16, GRADIENT_HEIGHT, WIDTH)
-    kernel, arguments = f"conv_planes.weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
-    loader.launch(kernel, (blocks, tiles), (32 * warps,), arguments, shared_bytes)
+    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
+    name, block = f"conv_planes_gradient.{kernel}", (32 * warps,)
+    loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
     sums = add_parts(partial, 0)
     return sums[:-1].reshape(*(3,) * rank, inputs, outputs), sums[-1]
 

@@ -4,8 +4,10 @@
 //   spread            x[v,c] = sum_o w[c,o] y[v,o]
 //   weight_gradient   dw[c,o] = sum_v x[v,c] dy[v,o],  dbias[o] = sum_v dy[v,o]
 //
-// Memory is the limit, so that there are no tensor cores here, only loads of 16 bytes: eight
-// channels, an octet. Inputs are whole octets, outputs at most MOST. Architectures: sm_80, sm_90.
+// Memory is the limit, so there are no tensor cores here, only loads of 16 bytes: eight channels,
+// an octet. Inputs are whole octets, outputs at most MOST. Architectures: sm_80, sm_90. Predicted
+// for an H200, 16 to 4 channels at 2x160x160x128: 0.26 GB and 0.06 ms each.
+#include "tensor_core.cuh"
 
 constexpr int THREADS = 256, MOST = 4;
 

@@ -20,6 +20,7 @@ from minibrain.kernels.cuda.reduce import add_parts
 THREADS, STAGES, STEP, GRADIENT_TILE = 128, 4, 32, (64, 64)
 TILES = ((128, 128), (128, 64), (64, 64))  # positions, outputs
 
+MOST_POSITIONS = LARGEST_SAMPLE - 256  # so that rows of a tile beyond the last have numbers too
 GRADIENT_BLOCKS = 8 * MULTIPROCESSORS
 
 
@@ -65,7 +66,7 @@ def transposed_gradients(dy, x, geometry):
     geometry, folded = _folded(geometry)
     inputs, outputs = dy.shape[-1] * folded, x.shape[-1]
     taps, positions = prod(geometry.kernel_size), len(x) * prod(geometry.output_size)
-    if not all(_touches(geometry)) or inputs % 8 or outputs % 8 or positions > LARGEST_SAMPLE:
+    if not all(_touches(geometry)) or inputs % 8 or outputs % 8 or positions > MOST_POSITIONS:
         return None
     dy, x = contiguous(dy, x)
     tiles = _count(GRADIENT_TILE, inputs, outputs)
@@ -83,7 +84,7 @@ def transposed_gradients(dy, x, geometry):
 
 
 def _fits(inputs, outputs, positions):
-    return inputs % STEP == 0 and outputs % 16 == 0 and positions <= LARGEST_SAMPLE
+    return inputs % STEP == 0 and outputs % 16 == 0 and positions <= MOST_POSITIONS
 
 
 def _mirrored(geometry):

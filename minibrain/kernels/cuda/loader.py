@@ -8,6 +8,7 @@ driver nor CuPy, only NVRTC, which comes with `pip install 'minibrain[cuda13]'`.
 import ctypes
 import hashlib
 import os
+import re
 import sys
 import warnings
 from functools import cache
@@ -22,6 +23,7 @@ from minibrain.files import replacing
 SOURCES = Path(__file__).parent
 UNASKED_BYTES = 48 * 1024  # of shared memory; beyond, a kernel must be allowed to have more
 MOST_SHARED_BYTES = 8  # the driver's number of that attribute
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 OPTIONS = ("-std=c++17", "-default-device")
 DIGEST_SIZE = hashlib.sha256().digest_size
 
@@ -133,13 +135,20 @@ def _keep(path: Path, code: bytes) -> None:
 
 
 def source(file: str) -> str:
-    """The headers and file.cu, as one text."""
-    return "\n".join(map(header, ("common.cuh", "tensor_core.cuh", f"{file}.cu")))
+    """common.cuh and file.cu, with what it includes, as one text."""
+    return f"{included('common.cuh')}\n{included(f'{file}.cu')}"
 
 
-def header(name: str) -> str:
-    """One file of the sources; the compiler's messages give its name."""
-    return f'#line 1 "{name}"\n{(SOURCES / name).read_text("utf-8")}'
+def included(name: str) -> str:
+    """A file of the sources with its own includes in their places; the compiler's messages name
+    the files and lines."""
+
+    def put_in_place(include: re.Match) -> str:
+        next_line = include.string.count("\n", 0, include.end()) + 2
+        return f'{included(include[1])}\n#line {next_line} "{name}"'
+
+    text = (SOURCES / name).read_text("utf-8")
+    return f'#line 1 "{name}"\n{re.sub(INCLUDE, put_in_place, text)}'
 
 
 def _cache_folder() -> Path:

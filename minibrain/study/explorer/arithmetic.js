@@ -13,18 +13,24 @@ const arithmetic = (() => {
   function obstacle(transposed, setting) {
     const { n, k, s, p, d, e } = setting;
     if (transposed && e >= Math.max(s, d)) {
-      return `Output padding ${e} must be smaller than the stride ${s} or the dilation ${d}: ` +
+      return (
+        `Output padding ${e} must be smaller than the stride ${s} or the dilation ${d}: ` +
         "it says which of the sizes that a strided convolution maps to one size is meant, " +
-        "and there are no more of them.";
+        "and there are no more of them."
+      );
     }
     if (transposed && transposedSize(setting) < 1) {
-      return `Cutting ${p} off both ends leaves nothing of the ` +
+      return (
+        `Cutting ${p} off both ends leaves nothing of the ` +
         `${transposedSize(setting) + 2 * p} voxels: the output size would be ` +
-        `${transposedSize(setting)}.`;
+        `${transposedSize(setting)}.`
+      );
     }
     if (!transposed && convSize(setting) < 1) {
-      return `The kernel spans ${extent(k, d)} voxels but finds only ${n + 2 * p}, ` +
-        `padding included: the output size would be ${convSize(setting)}.`;
+      return (
+        `The kernel spans ${extent(k, d)} voxels but finds only ${n + 2 * p}, ` +
+        `padding included: the output size would be ${convSize(setting)}.`
+      );
     }
     return null;
   }
@@ -54,7 +60,12 @@ const arithmetic = (() => {
     const descend = (axes, position, tap, voxel) => {
       if (!axes) return visit(position, tap, voxel);
       for (const [a, b, c] of along) {
-        descend(axes - 1, position * shape.positions + a, tap * shape.k + b, voxel * shape.field + c);
+        descend(
+          axes - 1,
+          position * shape.positions + a,
+          tap * shape.k + b,
+          voxel * shape.field + c,
+        );
       }
     };
     descend(rank, 0, 0, 0);
@@ -63,21 +74,27 @@ const arithmetic = (() => {
   /** y[p] = Σ_k w[k] · x[s·p + d·k − padding], the convolution. */
   function correlate(rank, shape, x, w) {
     const y = new Array(shape.positions ** rank).fill(0);
-    everyContact(rank, shape, (position, tap, voxel) => { y[position] += w[tap] * x[voxel]; });
+    everyContact(rank, shape, (position, tap, voxel) => {
+      y[position] += w[tap] * x[voxel];
+    });
     return y;
   }
 
   /** x[s·p + d·k − padding] += w[k] · y[p], its adjoint, the transposed convolution. */
   function spread(rank, shape, y, w) {
     const x = new Array(shape.field ** rank).fill(0);
-    everyContact(rank, shape, (position, tap, voxel) => { x[voxel] += w[tap] * y[position]; });
+    everyContact(rank, shape, (position, tap, voxel) => {
+      x[voxel] += w[tap] * y[position];
+    });
     return x;
   }
 
   /** How many taps meet each voxel. */
   function coverage(rank, shape) {
     const count = new Array(shape.field ** rank).fill(0);
-    everyContact(rank, shape, (position, tap, voxel) => { count[voxel] += 1; });
+    everyContact(rank, shape, (position, tap, voxel) => {
+      count[voxel] += 1;
+    });
     return count;
   }
 
@@ -114,13 +131,14 @@ const arithmetic = (() => {
     const classes = logits[0].length;
     const p = logits.map(softmax);
     const t = labels.map((label) => oneHot(label, classes));
-    const perClass = (value) => oneHot(0, classes).map((_, c) =>
-      sum(counts.map((count, v) => count * value(v, c))));
+    const perClass = (value) =>
+      oneHot(0, classes).map((_, c) => sum(counts.map((count, v) => count * value(v, c))));
     const overlap = perClass((v, c) => p[v][c] * t[v][c]).map((value) => 2 * value + smooth);
     const total = perClass((v, c) => p[v][c] + t[v][c]).map((value) => value + smooth);
     const gradient = p.map((pv, v) => {
-      const dp = pv.map((_, c) =>
-        (overlap[c] / total[c] ** 2 - 2 * t[v][c] / total[c]) / classes);
+      const dp = pv.map(
+        (_, c) => (overlap[c] / total[c] ** 2 - (2 * t[v][c]) / total[c]) / classes,
+      );
       const mean = dot(dp, pv);
       return pv.map((value, c) => value * (dp[c] - mean));
     });
@@ -129,8 +147,20 @@ const arithmetic = (() => {
   }
 
   return {
-    extent, convSize, transposedSize, obstacle, geometry, contacts, correlate, spread, coverage,
-    sum, dot, softmax, crossEntropy, diceLoss,
+    extent,
+    convSize,
+    transposedSize,
+    obstacle,
+    geometry,
+    contacts,
+    correlate,
+    spread,
+    coverage,
+    sum,
+    dot,
+    softmax,
+    crossEntropy,
+    diceLoss,
   };
 })();
 

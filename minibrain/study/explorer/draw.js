@@ -9,7 +9,9 @@ const draw = (() => {
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else if (value !== null && value !== false) node.setAttribute(name, value);
     }
-    node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+    node.append(
+      ...children.flat(Infinity).filter((child) => child !== null && child !== undefined),
+    );
     return node;
   }
 
@@ -24,9 +26,10 @@ const draw = (() => {
   function number(value) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    const text = size >= 1e4 || size < 1e-3
-      ? value.toExponential(1).replace(/\.0e/, "e").replace("e+", "e")
-      : String(+value.toPrecision(3));
+    const text =
+      size >= 1e4 || size < 1e-3
+        ? value.toExponential(1).replace(/\.0e/, "e").replace("e+", "e")
+        : String(+value.toPrecision(3));
     return text.replaceAll("-", "−");
   }
 
@@ -51,8 +54,12 @@ const draw = (() => {
   }
 
   const CLASSES = [
-    [0, 0, 0, 0], [68, 170, 153, 255], [68, 119, 190, 255],
-    [238, 170, 51, 255], [204, 102, 119, 255], [153, 102, 204, 255],
+    [0, 0, 0, 0],
+    [68, 170, 153, 255],
+    [68, 119, 190, 255],
+    [238, 170, 51, 255],
+    [204, 102, 119, 255],
+    [153, 102, 204, 255],
   ];
 
   const classColour = (label) => `rgb(${CLASSES[label % CLASSES.length].slice(0, 3).join(" ")})`;
@@ -79,7 +86,10 @@ const draw = (() => {
     const canvas = el("canvas", { width, height, class: "tile", role: "img", "aria-label": label });
     const context = canvas.getContext("2d");
     const image = context.createImageData(width, height);
-    const bytes = decode(picture).subarray(channel * width * height, (channel + 1) * width * height);
+    const bytes = decode(picture).subarray(
+      channel * width * height,
+      (channel + 1) * width * height,
+    );
     const largest = Math.max(Math.abs(low), Math.abs(high));
     const quantum = (high - low) / 255;
     bytes.forEach((byte, i) => {
@@ -96,56 +106,132 @@ const draw = (() => {
   function tiles(picture, kind, name, caption) {
     if (!picture) return null;
     const channels = Array.from({ length: picture.channels }, (_, c) =>
-      tile(picture, c, kind, `${name}, channel ${c}`));
-    return el("figure", { class: "tiles" },
+      tile(picture, c, kind, `${name}, channel ${c}`),
+    );
+    return el(
+      "figure",
+      { class: "tiles" },
       el("div", { class: "row", style: `--ratio: ${picture.width} / ${picture.height}` }, channels),
-      el("figcaption", {}, caption));
+      el("figcaption", {}, caption),
+    );
   }
 
   /** A labelled range input that shows its value; change(value) is called as it moves. */
   function slider({ name, text, min, max, value, step = 1, change, show = String }) {
     const output = el("output", {}, show(value));
     const input = el("input", {
-      type: "range", name, min, max, step, value, "aria-label": text,
-      oninput: () => { output.textContent = show(+input.value); change(+input.value); },
+      type: "range",
+      name,
+      min,
+      max,
+      step,
+      value,
+      "aria-label": text,
+      oninput: () => {
+        output.textContent = show(+input.value);
+        change(+input.value);
+      },
     });
-    const set = (next) => { input.value = next; output.textContent = show(+input.value); };
-    return { input, set, element: el("label", { class: "slider" }, el("span", {}, text), input, output) };
+    const set = (next) => {
+      input.value = next;
+      output.textContent = show(+input.value);
+    };
+    return {
+      input,
+      set,
+      element: el("label", { class: "slider" }, el("span", {}, text), input, output),
+    };
   }
 
   /** Buttons of which one is pressed; options is {value: text}. */
   function choice(label, options, value, change) {
-    const buttons = Object.entries(options).map(([option, text]) => el("button", {
-      type: "button", "aria-pressed": String(option === value),
-      onclick: () => { press(option); change(option); },
-    }, text));
-    const press = (chosen) => Object.keys(options).forEach((option, i) =>
-      buttons[i].setAttribute("aria-pressed", String(option === chosen)));
-    return { press, element: el("div", { class: "choice", role: "group", "aria-label": label }, buttons) };
+    const buttons = Object.entries(options).map(([option, text]) =>
+      el(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": String(option === value),
+          onclick: () => {
+            press(option);
+            change(option);
+          },
+        },
+        text,
+      ),
+    );
+    const press = (chosen) =>
+      Object.keys(options).forEach((option, i) =>
+        buttons[i].setAttribute("aria-pressed", String(option === chosen)),
+      );
+    return {
+      press,
+      element: el("div", { class: "choice", role: "group", "aria-label": label }, buttons),
+    };
   }
 
   /** A table from rows of cells; the first row is the head. */
   function table(head, rows) {
-    const line = (cells, tag) => el("tr", {}, cells.map((cell) => el(tag, {}, cell)));
-    return el("div", { class: "scroll" }, el("table", {},
-      el("thead", {}, line(head, "th")), el("tbody", {}, rows.map((row) => line(row, "td")))));
+    const line = (cells, tag) =>
+      el(
+        "tr",
+        {},
+        cells.map((cell) => el(tag, {}, cell)),
+      );
+    return el(
+      "div",
+      { class: "scroll" },
+      el(
+        "table",
+        {},
+        el("thead", {}, line(head, "th")),
+        el(
+          "tbody",
+          {},
+          rows.map((row) => line(row, "td")),
+        ),
+      ),
+    );
   }
 
-  const TOKENS = /("""[\s\S]*?"""|"[^"\n]*"|'[^'\n]*')|(#.*)|\b(def|return|for|in|if|else|elif|not|and|or|is|while|yield|with|as|raise|lambda|class|None|True|False|from|import)\b|(@\w+)/g;
+  const TOKENS =
+    /("""[\s\S]*?"""|"[^"\n]*"|'[^'\n]*')|(#.*)|\b(def|return|for|in|if|else|elif|not|and|or|is|while|yield|with|as|raise|lambda|class|None|True|False|from|import)\b|(@\w+)/g;
 
   /** The first line, and a button that brings the others. */
   function docstring(text) {
     const [first, ...others] = text.split("\n");
     const rest = el("span", { hidden: "" }, `\n${others.join("\n")}`);
     if (others.length < 3) return el("span", { class: "string" }, text);
-    const more = el("button", { type: "button", class: "more", "aria-label": "the whole docstring",
-      onclick: () => { rest.hidden = false; more.remove(); } }, "⋯");
+    const more = el(
+      "button",
+      {
+        type: "button",
+        class: "more",
+        "aria-label": "the whole docstring",
+        onclick: () => {
+          rest.hidden = false;
+          more.remove();
+        },
+      },
+      "⋯",
+    );
     return el("span", { class: "string" }, first, more, rest);
   }
 
   /** Lines of mathematics, in which Σ_k,c has its indexes below. */
-  const formula = (lines) => el("div", { class: "formula" }, lines.map((line) => el("div", {},
-    line.split(/_([a-z](?:,[a-z])*)/).map((piece, i) => (i % 2 ? el("sub", {}, piece) : piece)))));
+  const formula = (lines) =>
+    el(
+      "div",
+      { class: "formula" },
+      lines.map((line) =>
+        el(
+          "div",
+          {},
+          line
+            .split(/_([a-z](?:,[a-z])*)/)
+            .map((piece, i) => (i % 2 ? el("sub", {}, piece) : piece)),
+        ),
+      ),
+    );
 
   /** Python source with its strings, comments and keywords marked; `mark` is a line to point at. */
   function code(text, mark) {
@@ -154,14 +240,37 @@ const draw = (() => {
     for (const match of text.matchAll(TOKENS)) {
       pieces.push(text.slice(end, match.index));
       const kind = ["string", "comment", "keyword", "decorator"].find((_, i) => match[i + 1]);
-      pieces.push(!mark && match[0].startsWith('"""') ? docstring(match[0]) : el("span", { class: kind }, match[0]));
+      pieces.push(
+        !mark && match[0].startsWith('"""')
+          ? docstring(match[0])
+          : el("span", { class: kind }, match[0]),
+      );
       end = match.index + match[0].length;
     }
     pieces.push(text.slice(end));
     if (!mark) return el("pre", { tabindex: "0" }, el("code", {}, pieces));
     const line = text.slice(0, text.indexOf(mark)).split("\n").length - 1;
-    return el("pre", { tabindex: "0", class: "marked", style: `--line: ${line}` }, el("code", {}, pieces));
+    return el(
+      "pre",
+      { tabindex: "0", class: "marked", style: `--line: ${line}` },
+      el("code", {}, pieces),
+    );
   }
 
-  return { el, svg, number, prefixed, times, tile, tiles, slider, choice, table, formula, code, isDark, classColour };
+  return {
+    el,
+    svg,
+    number,
+    prefixed,
+    times,
+    tile,
+    tiles,
+    slider,
+    choice,
+    table,
+    formula,
+    code,
+    isDark,
+    classColour,
+  };
 })();

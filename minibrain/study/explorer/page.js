@@ -21,7 +21,10 @@
   /** The address after # is a room and, if there is one, a place in it: #network/31. */
   function follow() {
     const [name, detail] = location.hash.slice(1).split("/");
-    open(names.includes(name) ? name : names[0], Number.isInteger(+detail) && detail ? detail : undefined);
+    open(
+      names.includes(name) ? name : names[0],
+      Number.isInteger(+detail) && detail ? detail : undefined,
+    );
   }
 
   const current = () => names.find((name) => !document.getElementById(name).hidden);
@@ -34,7 +37,8 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const pressing = [" ", "Enter"].includes(event.key) && event.target.closest("a, button, summary");
+    const pressing =
+      [" ", "Enter"].includes(event.key) && event.target.closest("a, button, summary");
     const taken = pressing || event.target.closest("input, select, pre"); // they have uses for keys
     if (["1", "2", "3"].includes(event.key)) {
       location.hash = names[event.key - 1];
@@ -42,10 +46,13 @@
       event.preventDefault();
     }
   });
-  document.getElementById("theme").addEventListener("click", () => dress(draw.isDark() ? "light" : "dark"));
+  document
+    .getElementById("theme")
+    .addEventListener("click", () => dress(draw.isDark() ? "light" : "dark"));
   const preference = matchMedia("(prefers-color-scheme: dark)");
   preference.addEventListener("change", () => dress(preference.matches ? "dark" : "light"));
   window.addEventListener("hashchange", follow);
   dress(preference.matches ? "dark" : "light");
   follow();
+  document.documentElement.dataset.ready = "true";
 })();

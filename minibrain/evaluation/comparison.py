@@ -7,13 +7,13 @@ from pathlib import Path
 
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
-from minibrain.evaluation import Evaluation
+from minibrain.evaluation.judging import score_run, write_report
+from minibrain.evaluation.scores import Evaluation
 from minibrain.files import replacing
-from minibrain.finished_run import FinishedRun, read_run
-from minibrain.judging import score_run, write_report
 from minibrain.metrics import SCORES
 from minibrain.report.page import JudgedRun
 from minibrain.report.tables import plain, scores_as_dict
+from minibrain.runs.finished_run import FinishedRun, read_run
 
 
 def compare(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minibrain.bootstrap import bootstrap_interval
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
+from minibrain.evaluation.bootstrap import bootstrap_interval
+from minibrain.evaluation.surfaces import hausdorff95
 from minibrain.metrics import (
     SCORES,
     Region,
@@ -20,7 +21,6 @@ from minibrain.metrics import (
     summarize,
     tumour_regions,
 )
-from minibrain.surfaces import hausdorff95
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from minibrain.data.loader import batches
-from minibrain.environment import describe_environment
 from minibrain.errors import InputError
-from minibrain.interruption import Interrupted, Interruption
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, HalveOnPlateau
-from minibrain.run_folder import RunFolder
+from minibrain.runs.environment import describe_environment
+from minibrain.runs.interruption import Interrupted, Interruption
+from minibrain.runs.run_folder import RunFolder
 from minibrain.training import train_step
 
 SECONDS_BETWEEN_SAVES = 300  # within an epoch

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from minibrain import checkpoint
 from minibrain.data import split
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
@@ -26,6 +25,7 @@ from minibrain.files import Lock, replacing
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.report.plots import plot_progress
+from minibrain.runs import checkpoint
 
 
 class RunFolder:

@@ -13,23 +13,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minibrain.background import FalseAlarms, false_alarms
-from minibrain.baseline import voxelwise_classifier
-from minibrain.cost import read_cost
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task, open_task, read_case
 from minibrain.data.prepare import PreparedCase, restore
 from minibrain.errors import InputError
-from minibrain.evaluation import evaluate, find_prediction, read_pairs
+from minibrain.evaluation.background import FalseAlarms, false_alarms
+from minibrain.evaluation.baseline import voxelwise_classifier
+from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
 from minibrain.files import replacing
-from minibrain.finished_run import FinishedRun, read_run
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
 from minibrain.report.page import JudgedRun, write_page
 from minibrain.report.slices import PIXELS, pack_case, representative_cases
 from minibrain.report.tables import class_table, confusions_as_dict, scores_as_dict, write_cases
-from minibrain.run_folder import RunFolder
+from minibrain.runs.cost import read_cost
+from minibrain.runs.finished_run import FinishedRun, read_run
+from minibrain.runs.run_folder import RunFolder
 
 Predict = Callable[[np.ndarray], np.ndarray]  # (X, Y, Z, C) prepared image -> (X, Y, Z) classes
 
@@ -202,8 +202,8 @@ def _write_results(
         file.write(json.dumps(summary, indent=1).encode())
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
-    cases = len(judged.evaluation.cases)
-    print(f"\n{cases} cases, in the space of their files\n\n{class_table(judged.evaluation)}\n")
+    cases = _counted(len(judged.evaluation.cases), "case")
+    print(f"\n{cases}, in the space of their files\n\n{class_table(judged.evaluation)}\n")
     if judged.background:
         print(_background_text(judged.background), end="\n\n")
     for path in (output / "summary.json", scores, report):
@@ -214,14 +214,18 @@ def _write_results(
 def _background_text(found: FalseAlarms) -> str:
     summary = found.summary()
     slices, cases = summary["alarmed_slices"], summary["alarmed_cases"]
-    text = (
-        f"background test, {summary['cases']} cases: {summary['false_ml']:.1f} ml of false tumour"
-    )
+    shown = _counted(summary["cases"], "case")
+    text = f"background test, {shown}: {summary['false_ml']:.1f} ml of false tumour per case"
     if slices is not None:
-        text += f", false alarm on {slices:.1%} of {summary['free_slices']} slices without tumour"
+        free = _counted(summary["free_slices"], "slice")
+        text += f", false alarm on {slices:.1%} of {free} without tumour"
     if cases is not None:
-        text += f" and {cases:.0%} of {summary['free_cases']} cases"
+        text += f" and in {cases:.0%} of {_counted(summary['free_cases'], 'case')}"
     return text
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _number(value: float | None) -> str:

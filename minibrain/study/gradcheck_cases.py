@@ -7,7 +7,7 @@ import numpy as np
 
 from minibrain import functional, layers, models
 from minibrain.errors import InputError
-from minibrain.gradcheck import GradientCheck, gradcheck, gradcheck_layer
+from minibrain.study.gradcheck import GradientCheck, gradcheck, gradcheck_layer
 
 
 def run(names: Collection[str] = (), seed: int = 0) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minibrain.bootstrap import bootstrap_interval
 from minibrain.data import nifti
+from minibrain.evaluation.bootstrap import bootstrap_interval
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from minibrain.errors import InputError
 from minibrain.files import replacing
 
 NOTHING = {"seconds": 0.0, "peak_memory_bytes": 0}
@@ -23,14 +24,11 @@ def measured(path: Path, device: str) -> Iterator[None]:
     begin = time.perf_counter()
     try:
         yield
-    finally:
-        before = read_cost(path)
-        cost = {
-            "seconds": round(before["seconds"] + time.perf_counter() - begin, 3),
-            "peak_memory_bytes": max(before["peak_memory_bytes"], _peak(device)),
-        }
-        with replacing(path) as file:
-            file.write(json.dumps(cost, indent=1).encode())
+    except BaseException:
+        with suppress(InputError):  # what went wrong first is what is to be told
+            _add(path, time.perf_counter() - begin, _peak(device))
+        raise
+    _add(path, time.perf_counter() - begin, _peak(device))
 
 
 def read_cost(path: Path) -> dict:
@@ -39,6 +37,16 @@ def read_cost(path: Path) -> dict:
         return {**NOTHING, **json.loads(path.read_bytes())}
     except (OSError, ValueError, TypeError):
         return dict(NOTHING)
+
+
+def _add(path: Path, seconds: float, peak: int) -> None:
+    before = read_cost(path)
+    cost = {
+        "seconds": round(before["seconds"] + seconds, 3),
+        "peak_memory_bytes": max(before["peak_memory_bytes"], peak),
+    }
+    with replacing(path) as file:
+        file.write(json.dumps(cost, indent=1).encode())
 
 
 def _forget_peak(device: str) -> None:
