@@ -129,7 +129,15 @@ HEAVY = ["cupy", "torch", "matplotlib", "sklearn", "nibabel", "onnx"]
 
 def test_importing_the_core_brings_in_nothing_heavy():
     """Only a fresh interpreter can tell; NumPy alone is needed to study or to train."""
-    core = ["arrays", "functional", "models", "optimizers", "metrics", "training", "runs.checkpoint"]
+    core = [
+        "arrays",
+        "functional",
+        "models",
+        "optimizers",
+        "metrics",
+        "training",
+        "runs.checkpoint",
+    ]
     program = "\n".join(
         [
             "import sys, minibrain",
