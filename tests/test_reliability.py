@@ -145,7 +145,7 @@ def test_stopped_at_every_iteration_and_resumed(
         train(kind, cases, path, Stopping(0), monkeypatch, resume=True)
         assert result(path) == expected, f"after a stop at check {at}"
         shutil.rmtree(path)
-    record_property("figure", f"{checks} stops, {checks} bit-equal")
+    record_property("figure", f"{kind}: {checks} of {checks} stops bit-equal")
 
 
 def test_stopped_again_and_again(cases, tmp_path, tiny, monkeypatch):
