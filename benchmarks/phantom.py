@@ -28,10 +28,11 @@ def main():
             summary = json.loads((experiment.run(config) / "summary.json").read_text())
             scores = {
                 name: {
-                    "mean foreground IoU": round(scores["iou"]["pooled_foreground_mean"], 3),
-                    "IoU per class": [round(score, 3) for score in scores["iou"]["pooled"]],
+                    "mean foreground IoU": round(iou["pooled_foreground_mean"], 3),
+                    "IoU per class": [round(score, 3) for score in iou["pooled"][:4]],
                 }
-                for name, scores in summary.items()
+                for name in ("network", "voxelwise classifier")
+                for iou in [summary[name]["iou"]]
             }
             results.append({"family": family, "seed": seed, **scores})
     print(json.dumps(results, indent=1))

@@ -29,10 +29,13 @@ def machine() -> dict:
 def write(name: str, results) -> Path:
     """Write benchmarks/results/NAME.json."""
     path = FOLDER / f"{name}.json"
-    content = {"date": date.today().isoformat(), "machine": machine(), "results": results}
+    write_json(path, {"date": date.today().isoformat(), "machine": machine(), "results": results})
+    return path
+
+
+def write_json(path: Path, content) -> None:
     with replacing(path) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
-    return path
 
 
 def _processor() -> str:

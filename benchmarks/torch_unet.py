@@ -1,4 +1,4 @@
-"""The two reference networks in PyTorch's own words: oracle of the tests, rival of the benchmarks.
+"""The reference networks in PyTorch's own words: oracle of the tests, rival of the benchmarks.
 
 They are built from the description of the networks; nothing of minibrain goes into them.
 """
@@ -22,10 +22,34 @@ class Block(nn.Sequential):
         super().__init__(*layers)
 
 
+class Join(nn.Module):
+    """What comes from below beside its skip."""
+
+    def __init__(self, conv, skip_channels, channels):
+        super().__init__()
+
+    def forward(self, x, skip):
+        return torch.cat([x, skip], dim=1)
+
+
+class GatedJoin(nn.Module):
+    """The skip first times sigmoid(ψ · relu(W_x · skip + W_g · x + b_g) + b_ψ)."""
+
+    def __init__(self, conv, skip_channels, channels):
+        super().__init__()
+        self.from_skip = conv(skip_channels, skip_channels // 2, 1, bias=False)
+        self.from_signal = conv(channels, skip_channels // 2, 1)
+        self.score = conv(skip_channels // 2, 1, 1)
+
+    def forward(self, x, skip):
+        hidden = torch.relu(self.from_skip(skip) + self.from_signal(x))
+        return torch.cat([x, skip * torch.sigmoid(self.score(hidden))], dim=1)
+
+
 class Peer(nn.Module):
     """Encoder, bottleneck and decoder with skips; parts are registered from input to output."""
 
-    def __init__(self, conv, norm, up, incoming, plain_end, rates=NO_DROPOUT):
+    def __init__(self, conv, norm, up, incoming, plain_end, rates=NO_DROPOUT, join=Join):
         super().__init__()
         widths = (incoming, *CHANNELS)
         self.encoders = nn.ModuleList(
@@ -37,7 +61,7 @@ class Peer(nn.Module):
             above, channels = up(CHANNELS[i + 1], CHANNELS[i])
             plain = plain_end and i == 0
             block = Block(conv, norm, channels + CHANNELS[i], CHANNELS[i], rates[i], plain)
-            self.ascent += [above, block]
+            self.ascent += [above, join(conv, CHANNELS[i], channels), block]
         self.head = conv(CHANNELS[0], 4, 1)
         self.pool = nn.MaxPool3d(2) if conv is nn.Conv3d else nn.MaxPool2d(2)
 
@@ -47,8 +71,9 @@ class Peer(nn.Module):
             skips.append(encoder(x))
             x = self.pool(skips[-1])
         x = self.bottleneck(x)
-        for up, decoder in zip(self.ascent[::2], self.ascent[1::2], strict=True):
-            x = decoder(torch.cat([up(x), skips.pop()], dim=1))
+        for i in range(0, len(self.ascent), 3):
+            up, join, decoder = self.ascent[i : i + 3]
+            x = decoder(join(up(x), skips.pop()))
         return self.head(x)
 
 
@@ -65,12 +90,12 @@ def nearest_2d(incoming, channels):
     return nn.Upsample(scale_factor=2, mode="nearest"), incoming
 
 
-def peer_3d(rates=NO_DROPOUT):
-    return Peer(nn.Conv3d, instance_norm_3d, transposed_3d, 4, plain_end=True, rates=rates)
+def peer_3d(rates=NO_DROPOUT, join=Join):
+    return Peer(nn.Conv3d, instance_norm_3d, transposed_3d, 4, True, rates, join)
 
 
-def peer_2d():
-    return Peer(nn.Conv2d, lambda channels: [], nearest_2d, 2, plain_end=False)
+def peer_2d(join=Join):
+    return Peer(nn.Conv2d, lambda channels: [], nearest_2d, 2, plain_end=False, join=join)
 
 
 def dice_loss(logits, labels, smooth=1.0, per_sample=False):

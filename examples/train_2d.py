@@ -6,7 +6,9 @@ python examples/train_2d.py --data Task01_BrainTumour
     the reference configuration on the Medical Segmentation Decathlon's task
 """
 
-from minibrain import cli, experiment
+import sys
+
+from minibrain.cli import main
 
 if __name__ == "__main__":
-    cli.train(__doc__, reference=experiment.REFERENCE_2D, small=experiment.SMALL_2D)
+    sys.exit(main(["train", "--network", "brain_2d", *sys.argv[1:]]))

@@ -6,7 +6,9 @@ python examples/train_3d.py --data Task01_BrainTumour
     the reference configuration on the Medical Segmentation Decathlon's task
 """
 
-from minibrain import cli, experiment
+import sys
+
+from minibrain.cli import main
 
 if __name__ == "__main__":
-    cli.train(__doc__, reference=experiment.REFERENCE_3D, small=experiment.SMALL_3D)
+    sys.exit(main(["train", "--network", "brain_3d", *sys.argv[1:]]))

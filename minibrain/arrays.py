@@ -11,7 +11,7 @@ import numpy as np
 
 from minibrain.errors import InputError
 
-PRECISIONS = {"fp32": np.float32, "fp64": np.float64}
+PRECISIONS = {"bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}  # of activations
 
 
 def array_module(x) -> ModuleType:
@@ -22,6 +22,24 @@ def array_module(x) -> ModuleType:
     if isinstance(x, np.ndarray | np.generic):
         return np
     return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+def precision_dtype(precision: str) -> np.dtype:
+    """What activations are stored in. NumPy learns of bfloat16 from the package ml_dtypes.
+
+    Raises
+    ------
+    InputError : there is no such precision, or ml_dtypes is missing
+    """
+    if precision not in PRECISIONS:
+        expected = ", ".join(PRECISIONS)
+        raise InputError(f"precision: got {precision!r}, expected one of {expected}")
+    if precision == "bf16":
+        try:
+            import ml_dtypes  # noqa: F401
+        except ImportError as error:
+            raise InputError("precision bf16 needs ml_dtypes: pip install ml_dtypes") from error
+    return np.dtype(PRECISIONS[precision])
 
 
 def find_device(device: str = "auto") -> str:
@@ -65,16 +83,22 @@ def to_device(x, device: str):
 
 def to_host(x) -> np.ndarray:
     """x as a NumPy array."""
-    return x if isinstance(x, np.ndarray) else x.get()
+    return np.asarray(x) if isinstance(x, np.ndarray | np.generic) else x.get()
 
 
 def like(x, other):
     """x in the dtype and on the device of other."""
     if array_module(other) is np:
         x = to_host(x)
-    return array_module(other).asarray(x, dtype=other.dtype)
+    return array_module(other).asarray(x).astype(other.dtype, copy=False)
+
+
+def widened(x):
+    """bfloat16 as float32: it is only stored, and a result is rounded to it once."""
+    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
 
 
 def channel_sum(x):
     """(..., C) -> (C,): sum over everything but the channels, accumulated in float64."""
+    x = widened(x)
     return x.sum(axis=tuple(range(x.ndim - 1)), dtype=np.float64).astype(x.dtype)

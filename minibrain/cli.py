@@ -1,60 +1,47 @@
-"""Command lines: parse and call, nothing else."""
+"""The command line: `minibrain VERB ...`. Its verbs are in `minibrain.verbs`."""
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Sequence
+from signal import SIGINT
 
-from minibrain.arrays import PRECISIONS, find_device
 from minibrain.errors import InputError
-from minibrain.experiment import Config, run
+from minibrain.verbs import VERBS
 
 
-def train(description: str, *, reference: Config, small: Config) -> None:
-    """Parse a training command and run it.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code.
 
-    Real data and GPUs get the reference configuration; without either, the small one.
+    0 is success, 1 a check that failed, 2 input that the user can mend, 130 and 143 the end that
+    SIGINT and SIGTERM asked for.
     """
-    options = vars(_training_parser(description, reference, small).parse_args())
-    given = {name: value for name, value in options.items() if value is not None}
+    parser = argparse.ArgumentParser(
+        prog="minibrain",
+        description="2D and 3D U-Nets for brain tumours in MRI, trained with hand-written "
+        "arithmetic. `minibrain VERB --help` shows the options of a verb, and an example.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for declare in VERBS:
+        declare(verbs)
+    options = vars(parser.parse_args(arguments))
+    call = options.pop("call")
+    return _exit_code(lambda: call(**options))
 
-    def call():
-        on_gpu = find_device(options["device"] or "auto") == "cuda"
-        run(replace(reference if options["data"] or on_gpu else small, **given))
 
-    exit_on_input_error(call)
-
-
-def exit_on_input_error(call: Callable[[], None]) -> None:
-    """What the user can mend is one line on stderr and exit code 2."""
+def _exit_code(call: Callable[[], int | None]) -> int:
+    """What the user can mend is one line on stderr and exit code 2; a warning is one line, too."""
     try:
-        call()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return call() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    except KeyboardInterrupt as error:
+        print(error if str(error) else "interrupted", file=sys.stderr)
+        return 128 + getattr(error, "number", SIGINT)
 
 
-def _training_parser(description, reference: Config, small: Config) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-    def add(flag, text, **options):
-        name = flag[2:].replace("-", "_")
-        defaults = [str(getattr(config, name, None)) for config in (reference, small)]
-        shown = {"None": ""}.get(
-            defaults[0], f" (default {' or, small, '.join(dict.fromkeys(defaults))})"
-        )
-        parser.add_argument(flag, help=text + shown, **options)
-
-    add(
-        "--data", "folder of the task, with its dataset.json; made up if left out", metavar="FOLDER"
-    )
-    add("--epochs", "passes over the training cases", type=int, metavar="N")
-    add("--batch-size", "samples in a step", type=int, metavar="N")
-    add("--learning-rate", "of Adam", type=float, metavar="RATE")
-    add("--device", "where to compute", choices=("auto", "cpu", "cuda"))
-    add("--precision", "of all arithmetic", choices=tuple(PRECISIONS))
-    add("--seed", "of weights, split, order and augmentation", type=int, metavar="N")
-    add("--output", "folder of the run; runs/NETWORK-1, -2, ... if left out", metavar="FOLDER")
-    return parser
+def _show_warning(message, *_) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,37 +1,42 @@
 """The road from a task folder to numbers: check, prepare, split, train, evaluate, predict."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
+import os
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from minibrain import checkpoint, models
-from minibrain.arrays import PRECISIONS, find_device
-from minibrain.data import nifti, phantom, prepare, split
+from minibrain import models
+from minibrain.arrays import find_device, precision_dtype
+from minibrain.data import phantom, prepare, split
 from minibrain.data.decathlon import Task, open_task
-from minibrain.data.loader import SliceSamples, VolumeSamples, batches
+from minibrain.data.loader import SliceSamples, VolumeSamples
+from minibrain.data.patches import PatchSamples
+from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
-from minibrain.evaluation import evaluate, predict_cases, voxelwise_classifier
-from minibrain.files import replacing
+from minibrain.evaluation.judging import judge
 from minibrain.functional import cce_dice_loss_forward
-from minibrain.inference import predict, predict_logits
+from minibrain.inference import check_windows, predict_logits
 from minibrain.metrics import confusion_matrix, summarize
-from minibrain.optimizers import Adam, HalveOnPlateau
-from minibrain.report.plots import plot_case, plot_progress
-from minibrain.report.tables import class_table, scores_as_dict
-from minibrain.training import estimate_memory, train_step
+from minibrain.runs import checkpoint
+from minibrain.runs.cost import measured
+from minibrain.runs.fitting import Trainer
+from minibrain.runs.run_folder import RunFolder
+from minibrain.training import estimate_memory
 
 
 @dataclass(frozen=True)
 class Config:
-    """All that decides a run. `channels` and `every` choose what a 2D network sees."""
+    """All that decides a run.
+
+    `channels` and `every` choose what a 2D network sees. With `patch_size` a 3D network is trained
+    on patches and shown windows of that size, without it whole volumes.
+    """
 
     network: str
     epochs: int
@@ -45,7 +50,9 @@ class Config:
     recipe: str = "reference"
     channels: tuple[int, ...] | None = None
     every: int = 1
+    patch_size: tuple[int, int, int] | None = None
     halve_on_plateau: bool = False
+    clip_norm: float | None = None
     phantom_cases: int = 24
     phantom_size: tuple[int, int, int] = (240, 240, 155)
     phantom_family: str = "a"
@@ -75,6 +82,19 @@ SMALL_2D = replace(
     every=2,
     **SMALL_PHANTOM,
 )
+ATTENTION_3D = replace(REFERENCE_3D, network="brain_3d_attention")
+SMALL_ATTENTION_3D = replace(SMALL_3D, network="brain_3d_attention_small")
+CONFIGS = {
+    config.network: config
+    for config in (
+        REFERENCE_3D,
+        REFERENCE_2D,
+        ATTENTION_3D,
+        SMALL_3D,
+        SMALL_2D,
+        SMALL_ATTENTION_3D,
+    )
+}
 
 
 def run(config: Config) -> Path:
@@ -84,96 +104,140 @@ def run(config: Config) -> Path:
 
     Returns
     -------
-    folder : with config.json, splits.json, metrics.csv, progress.png, summary.json, checkpoints/,
-        predictions/ and pictures/
+    folder : of the run, see `minibrain.runs.run_folder`
 
     Raises
     ------
     InputError : anything about data, device or folders that the user can mend
     """
-    config = _resolve(config)
-    folder = Path(config.output)
-    task = open_task(config.data or _phantom_task(config, folder.parent))
-    print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
-    prepared = prepare.prepare(task, folder.parent / "prepared", recipe=config.recipe)
-    parts = split.split_cases(prepared.cases, seed=config.seed)
+    _check(config)
+    config = replace(config, device=find_device(config.device))
+    if config.data:
+        config = replace(config, data=os.path.abspath(config.data))
+    with RunFolder.claim(config.output, config.network) as folder:
+        _run(replace(config, output=str(folder.path)), folder)
+    return folder.path
+
+
+def resume(path: str, **changes) -> Path:
+    """Go on with a run that has ended in whatever way, as if it had not.
+
+    Parameters
+    ----------
+    path : folder of the run
+    changes : of its configuration; those that would make the result another's are refused
+
+    Raises
+    ------
+    InputError : as `run`; also if the run still goes on, or its data or configuration changed
+    """
+    with RunFolder.reopen(path) as folder:
+        config = replace(read_config(folder.config), output=str(folder.path), **changes)
+        _check(config)
+        _run(replace(config, device=find_device(config.device)), folder)
+    return folder.path
+
+
+def _run(config: Config, folder: RunFolder) -> None:
+    """Train from where the folder's last checkpoint stands, and judge."""
+    task = _open_task(config, folder.path.parent)
+    prepared = _prepare(config, task, folder.path.parent / "prepared")
+    parts = _split(config, prepared.cases, folder)
     train, validation, test = (_select(prepared.cases, names) for names in parts)
-    print(
-        f"{len(train)} cases to train, {len(validation)} to validate, {len(test)} held out; "
-        f"{len(prepared.dropped)} set aside with under 1 % tumour"
-    )
+    print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
 
-    model = _make_model(config)
-    samples = _samples(config, train)
+    model, samples = make_model(config, task), _samples(config, train)
+    check_windows(model, config.patch_size)
     _print_memory(config, model, samples)
-    _start_folder(folder, config, parts)
-    # One block's matrix product is too small to share: more BLAS threads only wait for each other.
+    # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
-        fit(config, model, samples, validation, folder)
-
-    checkpoint.load_network(folder / "checkpoints" / "best.npz", model)
-    _judge(config, model, train, test, task, folder)
-    return folder
-
-
-def fit(config: Config, model, samples, validation, folder: Path) -> None:
-    """Train for all epochs; after each one validate, and write metrics, plot and checkpoints."""
-    optimizer = Adam(model.named_parameters(), learning_rate=config.learning_rate)
-    schedule = HalveOnPlateau(optimizer) if config.halve_on_plateau else None
-    history, best, waited = [], -1.0, 0.0
-    steps = -(-len(samples) // config.batch_size)
-    with tqdm(total=config.epochs * steps, desc="train", unit="step") as bar:
-        for epoch in range(config.epochs):
-            losses = []
-            epoch_batches = batches(
-                samples, config.batch_size, seed=config.seed, epoch=epoch, training=True
-            )
-            for batch in epoch_batches:
-                loss = train_step(model, optimizer, batch.images, batch.labels, optimizer.steps)
-                losses.append(loss)
-                bar.update()
-                bar.set_postfix(_postfix(losses, history))
-            waited += epoch_batches.waited
-            row = {"epoch": epoch + 1, "train_loss": float(np.mean(losses))}
-            row |= validate(config, model, validation)
-            history.append(row | {"learning_rate": optimizer.learning_rate})
-            if schedule:
-                schedule.update(row["validation_loss"])
-            best = _record(folder, history, best, model, optimizer)
-            bar.set_postfix(_postfix(losses, history))
-    print(f"waited {waited:.1f} s for data")
+        trainer = Trainer(
+            asdict(config),
+            f"{prepared.fingerprint}-{zlib.crc32(json.dumps(parts).encode()):08x}",
+            model,
+            samples,
+            partial(validate, config, model),
+            validation,
+            folder,
+        )
+        trainer.restore()
+        folder.start(asdict(config), parts)
+        folder.write_task(task)
+        with measured(folder.cost, config.device):
+            trainer.fit()
+    checkpoint.load_network(folder.best, model)
+    unseen = test, prepared.dropped
+    judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
 
 
-def validate(config: Config, model, cases) -> dict:
+def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
     """Mean loss and pooled mean foreground IoU over whole prepared cases."""
     losses, confusions = [], []
     for case in cases:
-        logits, label = predict_logits(model, case.image, config.channels), np.asarray(case.label)
+        logits = predict_logits(model, case.image, **_seen(config))
+        label = np.asarray(case.label)
         losses.append(cce_dice_loss_forward(logits[None], label[None])[0])
         confusions.append(confusion_matrix(label, logits.argmax(axis=-1), model.classes))
     iou = summarize(confusions).pooled_foreground_mean
     return {"validation_loss": float(np.mean(losses)), "validation_iou": iou}
 
 
-def _resolve(config: Config) -> Config:
-    for name in ("epochs", "batch_size", "learning_rate"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name} must be above 0, got {getattr(config, name)}")
-    if config.precision not in PRECISIONS:
+def read_config(path: Path) -> Config:
+    """The configuration of a run from its config.json; InputError if it is none."""
+    try:
+        values = json.loads(path.read_bytes())
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        config = Config(**plain)
+        if config.network not in CONFIGS:
+            raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
+        return config
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
+
+
+def _split(config: Config, cases: Sequence[PreparedCase], folder: RunFolder) -> split.Split:
+    """Drawn anew, or as the folder has it."""
+    if folder.splits.exists():
+        return split.load(folder.splits, {case.name for case in cases})
+    return split.split_cases(cases, seed=config.seed)
+
+
+def _seen(config: Config) -> dict:
+    """What of a volume the network is shown at a time, for inference."""
+    return {"channels": config.channels, "patch_size": config.patch_size}
+
+
+def _check(config: Config) -> None:
+    for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
+        found = getattr(config, name)
+        if found is not None and not 0 < found < float("inf"):
+            raise InputError(f"{name}: got {found}, expected a finite number above 0")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
+    precision_dtype(config.precision)
+    if config.patch_size is not None and config.channels is not None:
+        found = config.patch_size
+        raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
+
+
+def _open_task(config: Config, parent: Path) -> Task:
+    folder = _phantom_task(config, parent) if config.data is None else config.data
+    task = open_task(folder)
+    print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
+    return task
+
+
+def _prepare(config: Config, task: Task, cache: Path) -> prepare.Prepared:
+    prepared = prepare.prepare(task, cache, recipe=config.recipe)
+    left, dropped = len(prepared.cases), len(prepared.dropped)
+    if dropped:
+        print(f"{dropped} set aside with under 1 % tumour")
+    if left < 3:
         raise InputError(
-            f"precision must be one of {', '.join(PRECISIONS)}, got {config.precision!r}"
+            f"{task.folder}: {left} cases are left after {dropped} with under 1 % tumour were set "
+            "aside, expected at least 3: to train, to validate and to test"
         )
-    output = Path(config.output or _next_free(Path("runs"), config.network))
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: already there, expected a new or empty folder for the run")
-    return replace(config, device=find_device(config.device), output=str(output))
-
-
-def _next_free(parent: Path, stem: str) -> Path:
-    number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return parent / f"{stem}-{number}"
+    return prepared
 
 
 def _phantom_task(config: Config, parent: Path) -> Path:
@@ -190,91 +254,34 @@ def _select(cases, names: Sequence[str]) -> list:
     return [by_name[name] for name in names]
 
 
-def _make_model(config: Config) -> models.UNet:
-    make = getattr(models, config.network)
-    return make(seed=config.seed, dtype=PRECISIONS[config.precision]).to(config.device)
+def make_model(config: Config, task: Task) -> models.UNet:
+    """The network of a configuration, for the channels and classes of a task, untrained."""
+    channels = task.channels if config.channels is None else config.channels
+    model = getattr(models, config.network)(
+        in_channels=len(channels),
+        classes=len(task.classes),
+        seed=config.seed,
+        dtype=precision_dtype(config.precision),
+    )
+    return model.to(config.device)
 
 
 def _samples(config: Config, cases):
-    if config.channels is None:
-        return VolumeSamples(cases)
-    return SliceSamples(cases, config.every, config.channels)
+    if config.channels is not None:
+        return SliceSamples(cases, config.every, config.channels)
+    if config.patch_size is not None:
+        return PatchSamples(cases, config.patch_size)
+    return VolumeSamples(cases)
 
 
 def _print_memory(config: Config, model, samples) -> None:
-    label_shape = np.max([samples.read(i)[1].shape for i in range(len(samples))], axis=0)
-    shape = (min(config.batch_size, len(samples)), *label_shape.tolist(), model.in_channels)
+    shape = (min(config.batch_size, len(samples)), *samples.largest_shape, model.in_channels)
     parameters = sum(p.value.size for p in model.named_parameters().values())
     print(
         f"{config.network}: {parameters:,} parameters, batches of {shape}, {config.precision} on "
-        f"{config.device}; a step needs about {estimate_memory(model, shape) / 1e9:.1f} GB"
+        f"{config.device}; a step needs about {_memory_text(estimate_memory(model, shape))}"
     )
 
 
-def _start_folder(folder: Path, config: Config, parts: split.Split) -> None:
-    for name in ("checkpoints", "predictions", "pictures"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", asdict(config))
-    split.save(parts, folder / "splits.json")
-
-
-def _record(folder: Path, history, best: float, model, optimizer) -> float:
-    """Write all that is known after an epoch; returns the best validation IoU so far."""
-    table = io.StringIO()
-    rows = csv.DictWriter(table, history[-1])
-    rows.writeheader()
-    rows.writerows(history)
-    with replacing(folder / "metrics.csv") as file:
-        file.write(table.getvalue().encode())
-    plot_progress(history, folder / "progress.png")
-    checkpoint.save(folder / "checkpoints" / "last.npz", model, optimizer, history[-1])
-    iou = history[-1]["validation_iou"]
-    if iou > best or len(history) == 1:  # the first is kept even if its IoU is NaN
-        checkpoint.save(folder / "checkpoints" / "best.npz", model, optimizer, history[-1])
-        return iou if iou > best else best
-    return best
-
-
-def _judge(config: Config, model, train, test, task: Task, folder: Path) -> None:
-    """Predict the held-out cases, write them out, and print how good they are."""
-    confusions = []
-    predicting = predict_cases(partial(predict, model, channels=config.channels), test, task)
-    for case, prediction, truth in tqdm(predicting, "held out", len(test), unit="case"):
-        path = folder / "predictions" / f"{case.name}.nii.gz"
-        nifti.write_prediction(path, prediction, truth.affine)
-        confusions.append(confusion_matrix(truth.array, prediction, len(task.classes)))
-        in_box = (prepare.crop(array, case.geometry) for array in (truth.array, prediction))
-        picture = folder / "pictures" / f"{case.name}.png"
-        plot_case(case.image, *in_box, task.classes, picture, title=case.name)
-    confusions = np.stack(confusions)
-    voxelwise = evaluate(voxelwise_classifier(train, config.seed), test, task)
-    _write_json(
-        folder / "summary.json",
-        {
-            "network": scores_as_dict(confusions, task.classes),
-            "voxelwise classifier": scores_as_dict(voxelwise, task.classes),
-        },
-    )
-    _print_results(confusions, voxelwise, task, folder)
-
-
-def _print_results(confusions, voxelwise, task: Task, folder: Path) -> None:
-    print(f"\n{len(confusions)} held-out cases, in the space of their files\n")
-    print(class_table(confusions, task.classes))
-    print("\nwritten to", folder)
-    for name in ("summary.json", "metrics.csv", "progress.png", "checkpoints/best.npz"):
-        print(f"  {folder / name}")
-    print(f"  {folder / 'predictions'}/*.nii.gz, {folder / 'pictures'}/*.png\n")
-    baseline = summarize(voxelwise).pooled_foreground_mean
-    print(f"voxel-wise classifier without context: {baseline:.3f}")
-    print(f"held-out mean foreground IoU: {summarize(confusions).pooled_foreground_mean:.3f}")
-
-
-def _postfix(losses, history) -> dict:
-    iou = f"{history[-1]['validation_iou']:.3f}" if history else "–"
-    return {"loss": f"{np.mean(losses):.3f}", "IoU": iou}
-
-
-def _write_json(path: Path, value) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(value, indent=1).encode())
+def _memory_text(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

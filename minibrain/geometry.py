@@ -183,6 +183,20 @@ def _require_positive(output, size, kernel, stride, padding, dilation):
             )
 
 
+def axis_of_padding_only(geometry: ConvGeometry) -> int | None:
+    """The first axis along which some window lies wholly in the padding, None if there is none.
+
+    With dilation, a window can reach over the whole input and still meet none of it.
+    """
+    for axis, (before, after) in enumerate(geometry.padding):
+        n, s, d = (getattr(geometry, of)[axis] for of in ("input_size", "stride", "dilation"))
+        starts = range(-before, s * geometry.output_size[axis] - before, s)
+        taps = range(0, d * geometry.kernel_size[axis], d)
+        if before + after and any(not any(0 <= p + t < n for t in taps) for p in starts):
+            return axis
+    return None
+
+
 def require_multiple(size: Sequence[int], factor: int) -> None:
     """A U-Net that halves its input k times needs every axis to be a multiple of 2^k.
 

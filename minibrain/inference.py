@@ -1,42 +1,153 @@
-"""From a prepared image to the class of every voxel."""
+"""From a prepared image to the class of every voxel, in one go or window by window.
+
+Windows of the training's patch size overlap, and each counts most in its middle, where the
+network sees furthest around: its weight is a Gaussian whose standard deviation is an eighth of
+the window, as in nnU-Net (Isensee et al., Nature Methods 18, 203, 2021). Windows form a grid and a
+Gaussian is a product of one line per axis, so the lines are divided by their sum along the axis
+beforehand. Weighted logits then simply add up, and nothing but their sum is kept.
+
+A whole volume is one window. A 2D network takes windows that are stacks of slices.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, combinations, product
+from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 
-from minibrain.arrays import to_host
+from minibrain.arrays import to_host, widened
+from minibrain.data.boxes import common_part, cut
+from minibrain.errors import InputError
+from minibrain.functional import softmax_forward
 from minibrain.models import UNet
 from minibrain.training import to_model
 
 SLICES_AT_A_TIME = 16
 
 
-def predict_logits(model: UNet, image: np.ndarray, channels=None) -> np.ndarray:
+class Window(NamedTuple):
+    box: tuple[tuple[int, int], ...]  # (start, stop) along x, y, z; may reach outside the volume
+    weight: np.ndarray  # (X, Y, Z, 1) float32; where windows overlap, the weights add up to 1
+
+
+def predict_logits(
+    model: UNet,
+    image: np.ndarray,
+    channels: Sequence[int] | None = None,
+    *,
+    patch_size: Sequence[int] | None = None,
+    overlap: float = 0.5,
+    mirror: bool = False,
+) -> np.ndarray:
     """Logits of a whole volume; a 2D network sees it slice by slice along z.
 
     Parameters
     ----------
-    image : (X, Y, Z, C), prepared as for training
+    image : (X, Y, Z, C), prepared as for training; of a mapped array one window at a time is read
     channels : those the network was trained on, all if None
+    patch_size : of the windows, one number per axis of the network; the whole volume if None.
+        Where the volume is smaller, zeros are put around it
+    overlap : share of a window that the next one covers too, in [0, 1)
+    mirror : average over the image and its reflections along every set of the network's axes
 
     Returns
     -------
-    logits : (X, Y, Z, classes) on the CPU
+    logits : (X, Y, Z, classes) float32, on the CPU
+
+    Raises
+    ------
+    InputError : the patch size or the overlap is not as above, or the network cannot halve such
+        windows as often as it has levels
     """
-    image = image if channels is None else image[..., list(channels)]
-    if model.rank == 3:
-        return _logits(model, image[None])[0]
-    slices = np.moveaxis(image, 2, 0)
-    parts = [
-        _logits(model, slices[start : start + SLICES_AT_A_TIME])
-        for start in range(0, len(slices), SLICES_AT_A_TIME)
-    ]
-    return np.moveaxis(np.concatenate(parts), 0, 2)
+    check_windows(model, patch_size, overlap)
+    volume = image.shape[:3]
+    overlaps = (overlap, overlap, overlap if model.rank == 3 else 0)
+    logits = np.zeros((*volume, model.classes), np.float32)
+    for box, weight in windows(volume, _window_size(model, volume, patch_size), overlaps):
+        patch = cut(image, box)
+        patch = patch if channels is None else patch[..., list(channels)]
+        inside_window, inside_volume = common_part(box, volume)
+        weighted = _patch_logits(model, patch, mirror) * weight
+        logits[inside_volume] += weighted[inside_window]
+    return logits
 
 
-def predict(model: UNet, image: np.ndarray, channels=None) -> np.ndarray:
-    """(X, Y, Z, C) -> (X, Y, Z) uint8, the most likely class of every voxel."""
-    return predict_logits(model, image, channels).argmax(axis=-1).astype(np.uint8)
+def predict(model: UNet, image: np.ndarray, channels=None, **options) -> np.ndarray:
+    """(X, Y, Z, C) -> (X, Y, Z) uint8, the most likely class; arguments as in predict_logits."""
+    return most_likely(predict_logits(model, image, channels, **options))
 
 
-def _logits(model, images):
-    logits, _ = model.forward(to_model(images, model))
-    return to_host(logits)
+def most_likely(logits: np.ndarray) -> np.ndarray:
+    """(X, Y, Z, classes) -> (X, Y, Z) uint8, without wide integers for the whole volume."""
+    return np.stack([plane.argmax(axis=-1).astype(np.uint8) for plane in logits])
+
+
+def softmax_inplace(logits: np.ndarray) -> None:
+    """Turn (X, Y, Z, classes) logits into probabilities, one plane at a time."""
+    for plane in logits:
+        plane[...], _ = softmax_forward(plane)
+
+
+def check_windows(model: UNet, patch_size: Sequence[int] | None, overlap: float = 0.5) -> None:
+    """Require what predict_logits requires of both; raises InputError."""
+    factor = 2 ** (model.levels - 1)
+    fits = patch_size is None or (
+        len(patch_size) == model.rank and all(n > 0 and n % factor == 0 for n in patch_size)
+    )
+    if not fits:
+        found = tuple(patch_size)
+        raise InputError(f"patch size: got {found}, expected {model.rank} multiples of {factor}")
+    if not 0 <= overlap < 1:
+        raise InputError(f"overlap: got {overlap}, expected at least 0 and below 1")
+
+
+def windows(
+    volume: Sequence[int], size: Sequence[int], overlap: Sequence[float]
+) -> Iterator[Window]:
+    """A grid of windows that covers a volume, with weights; all arguments have one entry per axis.
+
+    Along each axis the windows are spread evenly from border to border, as few as overlap at
+    least as much as asked for. One that is larger than the volume has the volume in its middle.
+    """
+    axes = [_along_axis(*each) for each in zip(volume, size, overlap, strict=True)]
+    for parts in product(*axes):
+        box = tuple((start, start + n) for (start, _), n in zip(parts, size, strict=True))
+        x, y, z = (line for _, line in parts)
+        weight = x[:, None, None] * y[:, None] * z
+        yield Window(box, weight[..., None].astype(np.float32))
+
+
+def _along_axis(volume: int, size: int, overlap: float) -> list[tuple[int, np.ndarray]]:
+    """Start and (size,) weights of every window along one axis."""
+    first = -(max(size - volume, 0) // 2)
+    room = max(volume - size, 0)
+    count = ceil(room / max(1, size * (1 - overlap))) + 1
+    starts = np.rint(np.linspace(0, room, count)).astype(int)
+    distance = (np.arange(size) - (size - 1) / 2) / (size / 8)
+    bell = np.exp(-(distance**2) / 2)
+    total = np.zeros(room + size)
+    for start in starts:
+        total[start : start + size] += bell
+    return [(first + int(start), bell / total[start : start + size]) for start in starts]
+
+
+def _patch_logits(model: UNet, patch: np.ndarray, mirror: bool) -> np.ndarray:
+    """(X, Y, Z, C) -> (X, Y, Z, classes): a volume for a 3D network, a batch of slices for a 2D."""
+    images = patch[None] if model.rank == 3 else np.moveaxis(patch, 2, 0)
+    axes = range(1, model.rank + 1) if mirror else ()
+    reflections = [*chain.from_iterable(combinations(axes, k) for k in range(len(axes) + 1))]
+    logits = 0
+    for flipped in reflections:
+        reflected, _ = model.forward(to_model(np.flip(images, flipped), model))
+        logits += np.flip(widened(to_host(reflected)), flipped) / len(reflections)
+    return logits[0] if model.rank == 3 else np.moveaxis(logits, 0, 2)
+
+
+def _window_size(model: UNet, volume: Sequence[int], patch_size) -> tuple[int, ...]:
+    """The size of windows along x, y and z."""
+    if patch_size is None:
+        factor = 2 ** (model.levels - 1)
+        patch_size = [-(-n // factor) * factor for n in volume[: model.rank]]
+    stack = () if model.rank == 3 else (min(volume[2], SLICES_AT_A_TIME),)
+    return (*patch_size, *stack)

@@ -1,6 +1,6 @@
 """Layers own parameters and call the functional pairs; they keep nothing of a call.
 
-All have the same two methods, so that they can be put in a chain:
+All but the joins (Concat, GatedConcat) have the same two methods, so that they can be chained:
 
     y, saved = layer.forward(x, training=False, step=0)
     dx = layer.backward(dy, saved, input_gradient=True)
@@ -13,8 +13,12 @@ and batch norm alone; input_gradient=False spares the first layer of a network i
 import numpy as np
 
 from minibrain.functional import (
+    attention_gate_backward,
+    attention_gate_forward,
     batch_norm_backward,
     batch_norm_forward,
+    concat_backward,
+    concat_forward,
     conv_backward,
     conv_forward,
     conv_transpose_backward,
@@ -168,6 +172,49 @@ class Upsample(Layer):
 
     def backward(self, dy, saved, input_gradient=True):
         return upsample_backward(dy, saved)
+
+
+class Concat(Layer):
+    """Join what comes from below with its skip connection along the channels.
+
+    forward takes the skip besides x, and backward returns (dx, dskip).
+    """
+
+    def forward(self, x, skip):
+        return concat_forward(x, skip)
+
+    def backward(self, dy, saved):
+        return concat_backward(dy, saved)
+
+
+class GatedConcat(Layer):
+    """Concat of x and the skip that an attention gate lets through; x is the gate's signal.
+
+    skip_weight (*1, C, F), signal_weight (*1, G, F), bias (F,); score_weight (*1, F, 1) and its
+    bias (1,).
+    """
+
+    def __init__(self, skip_weight, signal_weight, score_weight):
+        bias, score_bias = (np.zeros(w.shape[-1], w.dtype) for w in (skip_weight, score_weight))
+        super().__init__(
+            skip_weight=skip_weight,
+            signal_weight=signal_weight,
+            bias=bias,
+            score_weight=score_weight,
+            score_bias=score_bias,
+        )
+
+    def forward(self, x, skip):
+        gated, gate_saved = attention_gate_forward(skip, x, *self.values())
+        y, concat_saved = concat_forward(x, gated)
+        return y, (gate_saved, concat_saved)
+
+    def backward(self, dy, saved):
+        gate_saved, concat_saved = saved
+        dx, dgated = concat_backward(dy, concat_saved)
+        dskip, dsignal, *gradients = attention_gate_backward(dgated, gate_saved)
+        self.add_gradients(*gradients)
+        return dx + dsignal, dskip  # x was used twice: its gradients add
 
 
 class Chain:

@@ -7,9 +7,12 @@ and FN read off it for a class,
     recall = TP/(TP + FN)        precision = TP/(TP + FP)
 
 A class that is in neither truth nor prediction has no score: NaN, left out of means and counted,
-never a silent 0 or 1. All scores are higher-is-better, in [0, 1].
+never a silent 0 or 1. All scores are higher-is-better, in [0, 1]. `docs/metrics.md` sets this
+beside the conventions of other tools.
 """
 
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +48,46 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
+class Region(NamedTuple):
+    """Several classes judged as one, as if all of them had the same label."""
+
+    name: str
+    labels: tuple[int, ...]
+
+
+def tumour_regions(classes: Sequence[str]) -> tuple[Region, ...]:
+    """Whole tumour, tumour core and enhancing tumour, found by the names of the classes.
+
+    Parameters
+    ----------
+    classes : names in label order, the background first
+
+    Returns
+    -------
+    regions : empty unless exactly one name each says edema, non-enhancing or necrotic, enhancing
+    """
+    patterns = ("o?edema", "non.?enhancing|necro", "(?<!non)(?<!non[ _-])enhancing")
+    found = [
+        tuple(i for i, name in enumerate(classes) if i and re.search(pattern, name.lower()))
+        for pattern in patterns
+    ]
+    if len(classes) != 4 or sorted(found) != [(1,), (2,), (3,)]:
+        return ()
+    (edema,), (core,), (enhancing,) = found
+    return (
+        Region("whole tumour", tuple(sorted((edema, core, enhancing)))),
+        Region("tumour core", tuple(sorted((core, enhancing)))),
+        Region("enhancing", (enhancing,)),
+    )
+
+
+def merge(confusion: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """(..., C, C) -> (..., 2, 2): these labels as class 1 against all others as class 0."""
+    inside = np.isin(np.arange(confusion.shape[-1]), labels).astype(np.int64)
+    sides = np.stack([1 - inside, inside])
+    return sides @ confusion @ sides.T
+
+
 def iou_score(confusion: np.ndarray) -> np.ndarray:
     """(..., C, C) -> (..., C) intersection over union of every class."""
     tp, fp, fn = _counts(confusion)
@@ -78,45 +121,62 @@ SCORES = {
 
 
 class Summary(NamedTuple):
-    """One score of a set of cases, the four ways that papers mix up, and per class.
+    """One score of a set of cases, the four ways that papers mix up, and per class and region.
 
     `pooled` sums the confusion matrices first; `per_case` scores every case and averages over
-    those in which the class has a score, `absent` being the number of the others.
+    those in which the class has a score, `absent` being the number of the others. Regions follow
+    the classes in the three arrays; the means are over classes alone.
     """
 
-    pooled: np.ndarray  # (C,)
-    per_case: np.ndarray  # (C,)
-    absent: np.ndarray  # (C,) int
+    pooled: np.ndarray  # (C + regions,)
+    per_case: np.ndarray  # (C + regions,)
+    absent: np.ndarray  # (C + regions,) int
     pooled_mean: float
     pooled_foreground_mean: float
     per_case_mean: float
     per_case_foreground_mean: float
 
 
-def summarize(confusions: np.ndarray, score=iou_score) -> Summary:
+def summarize(
+    confusions: np.ndarray, score: Callable = iou_score, regions: Sequence[Region] = ()
+) -> Summary:
     """Score a set of cases.
 
     Parameters
     ----------
-    confusions : (cases, C, C), one confusion matrix a case; class 0 is the background
+    confusions : (..., cases, C, C), one confusion matrix a case; class 0 is the background
     score : one of the functions of this module
+    regions : classes to be judged together, too
 
     Returns
     -------
     Summary : a case's mean is over the classes it has; a mean of nothing is NaN
     """
     confusions = np.asarray(confusions)
-    pooled = score(confusions.sum(axis=0))
-    cases = score(confusions)
+    classes = confusions.shape[-1]
+    pooled = score_all(confusions.sum(axis=-3), score, regions)
+    cases = score_all(confusions, score, regions)
     return Summary(
         pooled=pooled,
-        per_case=_mean(cases, axis=0),
-        absent=np.isnan(cases).sum(axis=0),
-        pooled_mean=float(_mean(pooled)),
-        pooled_foreground_mean=float(_mean(pooled[1:])),
-        per_case_mean=float(_mean(_mean(cases, axis=1))),
-        per_case_foreground_mean=float(_mean(_mean(cases[:, 1:], axis=1))),
+        per_case=nan_mean(cases, axis=-2),
+        absent=np.isnan(cases).sum(axis=-2),
+        pooled_mean=nan_mean(pooled[..., :classes]),
+        pooled_foreground_mean=nan_mean(pooled[..., 1:classes]),
+        per_case_mean=nan_mean(nan_mean(cases[..., :classes])),
+        per_case_foreground_mean=nan_mean(nan_mean(cases[..., 1:classes])),
     )
+
+
+def score_all(confusions, score: Callable, regions: Sequence[Region]) -> np.ndarray:
+    """(..., C, C) -> (..., C + regions): the score of every class, then of every region."""
+    merged = [score(merge(confusions, region.labels))[..., 1:] for region in regions]
+    return np.concatenate([score(confusions), *merged], axis=-1)
+
+
+def nan_mean(values, axis=-1):
+    """Mean of the values that are not NaN; NaN, without a warning, where there are none."""
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0).sum(axis=axis), present.sum(axis=axis))
 
 
 def _counts(confusion):
@@ -126,10 +186,4 @@ def _counts(confusion):
 
 
 def _ratio(part, whole):
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def _mean(values, axis=None):
-    """Mean of the values that are not NaN; NaN where there are none."""
-    present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0).sum(axis=axis), present.sum(axis=axis))
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)[()]

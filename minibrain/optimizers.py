@@ -1,6 +1,7 @@
 """Adam, and a learning rate that is halved when progress stops."""
 
 from collections.abc import Iterable, Mapping
+from math import sqrt
 
 import numpy as np
 
@@ -54,6 +55,14 @@ def adam_inplace(mean, square, values, gradients, step, **constants):
         start += value.size
 
 
+@fast_twin
+def gradient_norm(gradients) -> float:
+    """Square root of the sum of all squares, in float64: float32 overflows at 1e19."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [(gradient.astype(np.float64) ** 2).sum() for gradient in gradients]
+        return sqrt(float(sum(squares)))
+
+
 class Adam:
     """Adam over all parameters at once: they are laid end to end, so that a step is a handful of
     array operations however many parameters there are.
@@ -85,7 +94,7 @@ class Adam:
         self._follow(gradients)
 
     def step(self):
-        """Change every parameter in place along its gradient."""
+        """Change every parameter in place, against its gradient."""
         values = [parameter.value for parameter in self.parameters]
         gradients = [parameter.grad for parameter in self.parameters]
         self._follow(gradients)
@@ -102,7 +111,7 @@ class Adam:
 
     def _follow(self, gradients):
         """Keep the moments where the gradients are, in the widest of their dtypes."""
-        widest = gradients[0].ravel()[:0].astype(np.result_type(*gradients))
+        widest = gradients[0].ravel()[:0].astype(np.result_type(*(g.dtype for g in gradients)))
         self.mean, self.square = (like(m, widest) for m in (self.mean, self.square))
 
     def zero_grad(self):

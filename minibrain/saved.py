@@ -62,6 +62,14 @@ class DropoutSaved(NamedTuple):
         return 65536 / (65536 - self.threshold)
 
 
+class AttentionGateSaved(NamedTuple):
+    skip: ConvSaved
+    signal: ConvSaved
+    relu: ReluSaved
+    score: ConvSaved
+    sigmoid: SigmoidSaved
+
+
 class NormReluSaved(NamedTuple):
     norm: NormSaved
     y: Array  # after ReLU and dropout

@@ -1,51 +1,89 @@
 """The training step in the open, and what it costs in memory."""
 
+from contextlib import contextmanager
 from copy import deepcopy
-from math import prod
+from math import isfinite, nan, prod
 
 import numpy as np
 
 from minibrain.arrays import like
+from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet
-from minibrain.optimizers import Adam
+from minibrain.optimizers import Adam, gradient_norm
 
 
-def train_step(model: UNet, optimizer: Adam, images, labels, step: int) -> float:
+def train_step(
+    model: UNet, optimizer: Adam, images, labels, step: int, *, clip_norm: float | None = None
+) -> float:
     """One step of gradient descent on one batch.
+
+    Where the loss or a gradient is not finite, the step is skipped: parameters, running statistics
+    and optimizer stay as they are.
 
     Parameters
     ----------
     images : (N, *S, C) NumPy array, brought to the model's device and dtype
     labels : (N, *S) integer classes
     step : number of this step, a part of the dropout key
+    clip_norm : largest norm of all gradients together; longer ones are scaled down to it
 
     Returns
     -------
-    loss : 0.5 · cross-entropy + 0.5 · Dice loss, before the step
+    loss : 0.5 · cross-entropy + 0.5 · Dice loss, before the step; NaN if it was skipped
+
+    Raises
+    ------
+    InputError : the memory does not suffice
     """
-    images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
-    logits, saved = model.forward(images, training=True, step=step)
-    loss, loss_saved = cce_dice_loss_forward(logits, labels)
-    optimizer.zero_grad()
-    dlogits = cce_dice_loss_backward(1.0, loss_saved)
-    model.backward(dlogits, saved, input_gradient=False)
+    buffers = [buffer.value for buffer in model.named_buffers().values()]
+    before = [buffer.copy() for buffer in buffers]
+    with _memory_error_explained(images.shape):
+        images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
+        logits, saved = model.forward(images, training=True, step=step)
+        loss, loss_saved = cce_dice_loss_forward(logits, labels)
+        optimizer.zero_grad()
+        dlogits = cce_dice_loss_backward(1.0, loss_saved)
+        model.backward(dlogits, saved, input_gradient=False)
+    gradients = [parameter.grad for parameter in optimizer.parameters]
+    norm = gradient_norm(gradients)
+    if not isfinite(float(loss) + norm):
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer[...] = value
+        return nan
+    if clip_norm is not None and norm > clip_norm:
+        for gradient in gradients:
+            gradient *= clip_norm / norm
     optimizer.step()
     return float(loss)
 
 
+@contextmanager
+def _memory_error_explained(shape: tuple[int, ...]):
+    """CuPy's error is a MemoryError like NumPy's."""
+    try:
+        yield
+    except MemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"a training step on a batch of shape {shape} needs more memory than there is "
+            f"({reason}); choose a smaller batch size or patch size"
+        ) from error
+
+
 def to_model(x, model: UNet, dtype=None):
-    """A NumPy array on the device of a model, in its dtype or the given one."""
+    """A NumPy array on the device of a model, in the dtype of its activations or the given one."""
     weight = next(iter(model.named_parameters().values())).value
-    return like(x, weight[:0].astype(dtype or weight.dtype))
+    return like(x, weight[:0].astype(dtype or model.dtype))
 
 
 def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
-    """Bytes that a training step will need, nearly.
+    """Bytes that training will need beside the program itself; rather too many than too few.
 
     What forward saves is measured on a small input and scaled by the number of voxels. To it come
     parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works).
+    works or, if larger, three of the largest activation while an operation works), and a fifth
+    of all for gaps between arrays.
 
     Parameters
     ----------
@@ -62,7 +100,8 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     sizes = [array.nbytes for array in arrays.values()]
     scale = prod(batch_shape[:-1]) / prod(probe[:-1])
     parameters = sum(weight.nbytes for weight in weights)
-    return int(4 * parameters + scale * sum(sizes) + max(3 * parameters, scale * 3 * max(sizes)))
+    working = max(3 * parameters, scale * 3 * max(sizes))
+    return int(1.2 * (4 * parameters + scale * sum(sizes) + working))
 
 
 def _arrays(value):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from minibrain import experiment
 from minibrain.data import phantom, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
+from minibrain.evaluation.judging import confusions_of
 from minibrain.metrics import confusion_matrix
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -61,8 +63,8 @@ def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, 
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
     for name in ("progress.png", "checkpoints/last.npz", "checkpoints/best.npz"):
         assert (folder / name).stat().st_size > 1000
-    for name in parts["test"]:
-        assert (folder / "pictures" / f"{name}.png").stat().st_size > 1000
+    for name in ("report.html", "scores.csv", "cost.json"):
+        assert (folder / name).stat().st_size > 20
     assert not list(folder.rglob("*.tmp"))
 
     pooled = 0
@@ -82,7 +84,7 @@ def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, 
     last_line = printed.strip().splitlines()[-1]
     score = float(re.fullmatch(r"held-out mean foreground IoU: (\d\.\d{3})", last_line)[1])
     assert score == round(summary["network"]["iou"]["pooled_foreground_mean"], 3)
-    for word in ("GB", "edema", "enhancing tumour", "progress.png"):
+    for word in (" MB\n", "1 set aside", "edema", "enhancing tumour", "report.html"):
         assert word in printed
 
 
@@ -91,7 +93,7 @@ def test_predictions_are_those_of_the_best_network_laid_over_the_file(task_folde
     task = open_task(task_folder)
     cases = prepare.prepare(task, tmp_path, recipe="zscore", progress=False).cases
     truths = {case.image.tobytes(): np.asarray(case.label) for case in cases}
-    confusions = experiment.evaluate(lambda image: truths[image.tobytes()], cases, task)
+    confusions = confusions_of(lambda image: truths[image.tobytes()], cases, task)
     assert len(confusions) == 10
     off_diagonal = confusions.sum(axis=0) * (1 - np.eye(4, dtype=int))
     assert not off_diagonal.any()
@@ -102,28 +104,68 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(task_folder, tm
         config = replace(experiment.SMALL_3D, data=str(task_folder), **TINY | {"epochs": 1})
         folder = experiment.run(replace(config, output=str(tmp_path / name), seed=seed))
         with np.load(folder / "checkpoints" / "last.npz") as arrays:
-            return b"".join(arrays[key].tobytes() for key in arrays.files)
+            return b"".join(arrays[key].tobytes() for key in arrays.files if key != "about")
 
     assert best("a", 7) == best("b", 7)
     assert best("a2", 7) != best("c", 8)
 
 
-def test_a_used_run_folder_is_refused(task_folder, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "precious.txt").write_text("data")
-    config = replace(experiment.SMALL_3D, data=str(task_folder), output=str(tmp_path / "run"))
-    with pytest.raises(InputError, match="expected a new or empty folder"):
-        experiment.run(config)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious.txt"]
-
-
 @pytest.mark.parametrize(
-    ("option", "value"), [("epochs", 0), ("batch_size", -1), ("learning_rate", 0.0)]
+    ("option", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("learning_rate", float("nan")),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("precision", "fp8"),
+    ],
 )
-def test_impossible_options_are_refused(option, value, task_folder):
+def test_impossible_options_are_refused(option, value, task_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = replace(experiment.SMALL_3D, data=str(task_folder), **{option: value})
-    with pytest.raises(InputError, match=option):
+    with pytest.raises(InputError, match=f"{option}: got {re.escape(str(value).strip())}|'fp8'"):
         experiment.run(config)
+    assert not any(tmp_path.iterdir())
+
+
+def rewritten(task_folder, folder, *, change_label=lambda label: label, channels=4, classes=4):
+    """A copy of the phantom task with other channels and classes."""
+    shutil.copytree(task_folder, folder)
+    description = json.loads((folder / "dataset.json").read_text())
+    description["modality"] = {str(i): f"channel {i}" for i in range(channels)}
+    description["labels"] = {str(i): f"class {i}" for i in range(classes)}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    for path in (folder / "imagesTr").iterdir():
+        file = nibabel.load(path)
+        image = np.asarray(file.dataobj)[..., :channels]
+        nibabel.save(nibabel.Nifti1Image(image, file.affine), path)
+    for path in (folder / "labelsTr").iterdir():
+        file = nibabel.load(path)
+        label = change_label(np.asarray(file.dataobj)).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(label, file.affine), path)
+    return folder
+
+
+@pytest.mark.parametrize("small", [experiment.SMALL_3D, experiment.SMALL_2D])
+def test_a_task_with_other_channels_and_classes(small, task_folder, tmp_path):
+    data = rewritten(
+        task_folder, tmp_path / "task", change_label=lambda x: x > 0, channels=3, classes=2
+    )
+    config = replace(small, data=str(data), output=str(tmp_path / "run"), **TINY | {"epochs": 1})
+    summary = json.loads((experiment.run(config) / "summary.json").read_text())
+    assert summary["network"]["classes"] == ["class 0", "class 1"]
+
+
+def test_cases_without_enough_tumour_are_counted_and_named(task_folder, tmp_path, capsys):
+    data = rewritten(task_folder, tmp_path / "task", change_label=lambda label: 0 * label)
+    config = replace(experiment.SMALL_3D, data=str(data), output=str(tmp_path / "run"), **TINY)
+    with pytest.raises(InputError, match="0 cases are left after 10 with under 1 % tumour"):
+        experiment.run(config)
+    assert "10 set aside" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
@@ -139,6 +181,8 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
         (["--data", empty], "dataset.json"),
         (["--data", corrupt, "--output", tmp_path / "run"], "BRATS_002.nii.gz"),
         (["--epochs", "0", "--data", task_folder], "epochs"),
+        (["--data", ""], "no such folder"),
+        (["--data", task_folder, "--output", tmp_path / "empty" / "dataset.json" / "x"], "x"),
     ):
         result = run_example("train_3d.py", *arguments, folder=tmp_path)
         assert result.returncode == 2, result.stderr

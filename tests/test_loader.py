@@ -19,7 +19,8 @@ def case(number, *shape, channels=4):
     image = random.standard_normal((*shape, channels)).astype(np.float32)
     label = random.integers(1, 4, shape, dtype=np.uint8)
     image.flags.writeable = label.flags.writeable = False  # as mapped arrays are
-    return SimpleNamespace(name=f"CASE_{number}", image=image, label=label)
+    geometry = SimpleNamespace(prepared_shape=shape)
+    return SimpleNamespace(name=f"CASE_{number}", image=image, label=label, geometry=geometry)
 
 
 def volumes(count, shape=(4, 3, 5)):
@@ -65,6 +66,15 @@ def test_slices_are_every_kth_of_each_case_with_the_chosen_channels():
         np.testing.assert_array_equal(image, cases[number].image[:, :, z, [0, 2]])
         np.testing.assert_array_equal(label, cases[number].label[:, :, z])
         assert name == samples.name(index) == f"CASE_{number}"
+
+
+def test_the_largest_shape_is_known_without_reading_a_voxel():
+    cases = [case(0, 4, 3, 17), case(1, 5, 2, 8)]
+    volumes, slices = VolumeSamples(cases), SliceSamples(cases)
+    for unread in cases:
+        del unread.image, unread.label
+    assert volumes.largest_shape == (5, 3, 17)
+    assert slices.largest_shape == (5, 3)
 
 
 def test_slice_choices_that_cannot_be_are_refused():

@@ -132,7 +132,7 @@ def test_a_summary_of_nothing_is_nan_and_does_not_warn():
     assert np.isnan(summary.per_case).all()
     assert summary.absent.tolist() == [2, 2, 2]
     assert np.isnan(summary[3:]).all()
-    assert all(type(mean) is float for mean in summary[3:])
+    assert all(isinstance(mean, float) for mean in summary[3:])
 
 
 # By law

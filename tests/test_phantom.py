@@ -10,6 +10,7 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import jaccard_score
 
+from minibrain.data import phantom
 from minibrain.data.phantom import make_case, write_task
 from minibrain.errors import InputError
 
@@ -214,3 +215,27 @@ def test_bad_arguments_are_named(tmp_path, options, complaint):
 def test_a_negative_index_is_refused():
     with pytest.raises(InputError, match="index: is -1"):
         make_case(-1, size=SMALL)
+
+
+def test_the_same_task_that_appears_meanwhile_is_taken_and_another_is_not(tmp_path, monkeypatch):
+    """As when two first runs are started at once."""
+    folder, rename = tmp_path / "task", phantom.os.replace
+    options = {"cases": 1, "size": (16, 16, 16), "progress": False}
+
+    def meanwhile(make):
+        def replace(source, target):
+            if target == folder:
+                monkeypatch.setattr(phantom.os, "replace", rename)
+                make()
+            rename(source, target)
+
+        monkeypatch.setattr(phantom.os, "replace", replace)
+
+    meanwhile(lambda: phantom.write_task(folder, **options))
+    assert phantom.write_task(folder, **options) == folder
+    assert [path.name for path in tmp_path.iterdir()] == ["task"]
+
+    folder = tmp_path / "other"
+    meanwhile(lambda: (folder / "imagesTr").mkdir(parents=True))
+    with pytest.raises(InputError, match="other: cannot be written"):
+        phantom.write_task(folder, **options)

@@ -32,15 +32,18 @@ class Pool(NamedTuple):
 
 
 @st.composite
-def pools(draw, distinct=True):
-    """A max-pool of rank 1 to 3 in which every window holds at least one voxel of the input."""
+def pools(draw, distinct=True, finite=True):
+    """A max-pool of rank 1 to 3; if finite, every window holds a voxel of the input."""
     rank = draw(st.integers(1, 3))
 
     def per_axis(low, high):
         return draw(st.tuples(*[st.integers(low, high)] * rank))
 
     kernel, stride, dilation = per_axis(1, 3), per_axis(1, 3), per_axis(1, 2)
-    padding = tuple(tuple(draw(st.integers(0, k - 1)) for _ in "ba") for k in kernel)
+    padding = tuple(
+        tuple(draw(st.integers(0, d * (k - 1))) for _ in "ba")
+        for k, d in zip(kernel, dilation, strict=True)
+    )
     size = tuple(
         draw(st.integers(max(1, d * (k - 1) + 1 - sum(p)), {1: 10, 2: 6, 3: 5}[rank]))
         for k, d, p in zip(kernel, dilation, padding, strict=True)
@@ -49,7 +52,7 @@ def pools(draw, distinct=True):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     x = rng.standard_normal(shape) if distinct else rng.integers(-2, 0, shape).astype(float)
     case = Pool(x, kernel, {"stride": stride, "padding": padding, "dilation": dilation})
-    assume(np.isfinite(case.expected()).all())
+    assume(np.isfinite(case.expected()).all() or not finite)
     return case
 
 
@@ -109,6 +112,15 @@ def test_max_pool_is_the_naive_loop(case):
     assert np.array_equal(y, case.expected())
 
 
+@given(pools(finite=False))
+def test_a_pool_is_refused_exactly_where_a_window_sees_padding_only(case):
+    if np.isfinite(case.expected()).all():
+        assert np.isfinite(case.forward()[0]).all()
+    else:
+        with pytest.raises(ValueError, match="padding only"):
+            case.forward()
+
+
 @given(pools())
 def test_max_pool_gradient(case):
     y, saved = case.forward()
@@ -158,8 +170,9 @@ def test_max_pool_commutes_with_growing_functions(case):
         ((1, 4, 4, 2), 2, {"stride": 0}, ["stride", "0"]),
         ((1, 4, 4, 2), 2, {"padding": "reflect"}, ["padding", "'reflect'"]),
         ((1, 4, 4, 2), 2, {"padding": "same"}, ["padding", "same", "stride"]),
-        ((1, 4, 4, 2), 2, {"padding": 2}, ["padding", "(2, 2)", "extent 2"]),
-        ((1, 4, 4, 2), 2, {"padding": ((0, 2), (0, 0))}, ["padding", "(0, 2)", "extent 2"]),
+        ((1, 4, 4, 2), 2, {"padding": 2}, ["axis 0", "padding only", "(2, 2)"]),
+        ((1, 4, 4, 2), 2, {"padding": ((0, 0), (0, 2))}, ["axis 1", "padding only", "(0, 2)"]),
+        ((1, 4, 1, 2), 2, {"padding": 1, "dilation": 2}, ["axis 1", "size 1", "dilation 2"]),
         ((4, 2), 2, {}, ["x", "(N, *S, C)"]),
     ],
 )

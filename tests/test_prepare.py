@@ -5,6 +5,7 @@ import json
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -411,13 +412,43 @@ def test_a_crash_before_the_index_is_renamed_leaves_no_index(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare.os, "replace", replace_all_but_the_index)
-        with pytest.raises(OSError, match="power failure"):
+        with pytest.raises(InputError, match=r"index\.json: cannot be written: power failure"):
             prepare.prepare(task, tmp_path / "cache", progress=False)
     with monkeypatch.context() as patch:
         refuse_reading(patch)
         with pytest.raises(AssertionError, match="was read again"):
             prepare.prepare(task, tmp_path / "cache", progress=False)
     assert len(prepare.prepare(task, tmp_path / "cache", progress=False).cases) == 2
+
+
+@pytest.mark.parametrize("name", ["index.json", "CASE_1.image.npy", "CASE_0.label.npy"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[{}]", b"[3]", b"[]", b"\x93NUMPY\x01\x00\x08\x00", b"null"]
+)
+def test_a_damaged_cache_counts_as_not_prepared(name, content, tmp_path):
+    task = make_task(tmp_path / "task", tiny_cases(2))
+    first = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    arrays = [(case.image.tobytes(), case.label.tobytes()) for case in first]
+    (first[0].folder / name).write_bytes(content)
+    again = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    assert again == first
+    assert [(case.image.tobytes(), case.label.tobytes()) for case in again] == arrays
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_an_array_that_is_gone_or_damaged_in_mid_run_is_named(damage, tmp_path):
+    task = make_task(tmp_path / "task", tiny_cases(1))
+    (case,) = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    damage(case.folder / "CASE_0.image.npy")
+    with pytest.raises(InputError, match=r"CASE_0\.image\.npy: cannot be read"):
+        case.image  # noqa: B018
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    task = make_task(tmp_path / "task", tiny_cases(1))
+    with pytest.raises(InputError, match="cannot be made: Not a directory"):
+        prepare.prepare(task, tmp_path / "file" / "cache", progress=False)
 
 
 def test_an_array_that_was_removed_is_prepared_again(tmp_path):

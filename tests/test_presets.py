@@ -5,7 +5,14 @@ from math import prod, sqrt
 import numpy as np
 import pytest
 
-from minibrain.models import brain_2d, brain_2d_small, brain_3d, brain_3d_small
+from minibrain.models import (
+    brain_2d,
+    brain_2d_small,
+    brain_3d,
+    brain_3d_attention,
+    brain_3d_attention_small,
+    brain_3d_small,
+)
 
 # Convolutions of the 3D network: weight (*K, C_in, C_out), transposed ones (*K, C_out, C_in), and
 # how many parameters each has with its bias and, all but the last two, its norm's gamma and beta.
@@ -88,6 +95,32 @@ def test_batch_norm_adds_running_statistics_only():
     assert count(network.named_parameters()) + count(network.named_buffers()) == 5_653_044
 
 
+GATES = {  # of C skip and C signal channels: 2·C·C/2 weights, C/2 biases, C/2 + 1 for the score
+    "join3": 16_384 + 64 + 65,
+    "join2": 4_096 + 32 + 33,
+    "join1": 1_024 + 16 + 17,
+    "join0": 256 + 8 + 9,
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "plain", "levels", "total"),
+    [
+        (brain_3d_attention, brain_3d, 4, 5_671_656),
+        (brain_3d_attention_small, brain_3d_small, 2, 342_630),
+    ],
+)
+def test_attention_adds_its_gates_and_nothing_else(preset, plain, levels, total):
+    parameters, without = preset().named_parameters(), plain().named_parameters()
+    gates = dict(list(GATES.items())[-levels:])
+    for gate, size in gates.items():
+        assert count({k: p for k, p in parameters.items() if k.startswith(gate)}) == size
+    assert count(parameters) == total == count(without) + sum(gates.values())
+    assert [name for name in parameters if not name.startswith("join")] == list(without)
+    for name, parameter in without.items():
+        assert np.array_equal(parameters[name].value, parameter.value), name
+
+
 def test_only_the_last_convolution_of_the_3d_decoder_is_plain():
     parts = brain_3d(dropout=0).encoders + brain_3d(dropout=0).decoders
     layers = [list(part.layers) for part in parts]
@@ -155,7 +188,9 @@ def test_no_two_weights_start_alike_and_the_seed_decides(preset):
     )
 
 
-@pytest.mark.parametrize("preset", [brain_2d, brain_3d, brain_2d_small, brain_3d_small])
+@pytest.mark.parametrize(
+    "preset", [brain_2d, brain_3d, brain_2d_small, brain_3d_small, brain_3d_attention_small]
+)
 def test_keywords_override_the_preset(preset):
     network = preset(channels=(2, 3), dropout=0, norm="batch", up="nearest", dtype=np.float64)
     assert network.levels == 2
@@ -175,3 +210,18 @@ def test_the_small_networks_are_the_reference_with_three_levels(preset, shape):
     network = preset()
     assert network.levels == 3
     assert network.forward(np.zeros(shape, np.float32))[0].shape == (*shape[:-1], 4)
+
+
+@pytest.mark.parametrize("preset", [brain_3d, brain_2d, brain_3d_small, brain_2d_small])
+@pytest.mark.parametrize("channels", [(4, 8), (2, 2, 2, 2, 2)])
+def test_a_preset_for_another_task(preset, channels):
+    network = preset(in_channels=3, classes=5, channels=channels)
+    x = np.zeros((1, *(32,) * network.rank, 3), np.float32)
+    assert network.forward(x)[0].shape == (*x.shape[:-1], 5)
+
+
+def test_dropout_follows_the_levels():
+    network = brain_3d(channels=(2, 2, 2, 2, 2, 2))
+    blocks = [*network.encoders, network.bottleneck, *network.decoders]
+    rates = [block.layers["norm1"].rate for block in blocks]
+    assert rates == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1]

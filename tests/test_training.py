@@ -7,11 +7,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minibrain import checkpoint
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet, brain_2d_small, brain_3d, brain_3d_small
-from minibrain.optimizers import Adam
+from minibrain.optimizers import Adam, gradient_norm
+from minibrain.runs import checkpoint
 from minibrain.training import estimate_memory, train_step
 
 
@@ -89,18 +89,69 @@ def test_a_network_that_diverged_has_a_loss_that_is_nan_and_no_warning():
     assert np.isnan(train_step(network, Adam(network.named_parameters()), images, labels, 0))
 
 
+def test_a_step_that_is_not_finite_changes_nothing():
+    """Neither parameters nor running statistics nor Adam."""
+    images, labels = a_batch((2, 8, 8, 2), classes=3)
+    network = tiny()
+    optimizer = Adam(network.named_parameters(), 0.01)
+    train_step(network, optimizer, images, labels, 0)
+    before = weight_bytes(network), optimizer.mean.tobytes(), optimizer.square.tobytes()
+    images[0, 0, 0, 0] = np.nan
+    assert np.isnan(train_step(network, optimizer, images, labels, 1))
+    assert before == (weight_bytes(network), optimizer.mean.tobytes(), optimizer.square.tobytes())
+    assert optimizer.steps == 1
+    assert not np.isnan(train_step(network, optimizer, *a_batch((2, 8, 8, 2), classes=3), 1))
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped(monkeypatch):
+    images, labels = a_batch((2, 8, 8, 2), classes=3)
+    network = tiny()
+    before = weight_bytes(network)
+    backward = network.backward
+
+    def overflowing(dlogits, saved, input_gradient):
+        backward(dlogits, saved, input_gradient)
+        network.named_parameters()["head.bias"].grad[0] = np.inf
+
+    monkeypatch.setattr(network, "backward", overflowing)
+    optimizer = Adam(network.named_parameters(), 0.01)
+    assert np.isnan(train_step(network, optimizer, images, labels, 0))
+    assert weight_bytes(network) == before
+
+
+@pytest.mark.parametrize("share", [0.25, 4.0])
+def test_long_gradients_are_clipped_to_the_norm(share):
+    images, labels = a_batch((2, 8, 8, 2), classes=3)
+    free, clipped = tiny(), tiny()
+    train_step(free, Adam(free.named_parameters()), images, labels, 0)
+    gradients = [p.grad for p in free.named_parameters().values()]
+    norm = gradient_norm(gradients)
+    exact = np.linalg.norm(np.concatenate([g.ravel().astype(float) for g in gradients]))
+    assert norm == pytest.approx(exact, rel=1e-12)
+    optimizer = Adam(clipped.named_parameters())
+    train_step(clipped, optimizer, images, labels, 0, clip_norm=share * norm)
+    for free_gradient, parameter in zip(gradients, optimizer.parameters, strict=True):
+        np.testing.assert_allclose(parameter.grad, min(share, 1) * free_gradient, rtol=1e-6)
+
+
+def test_the_norm_of_large_gradients_does_not_overflow():
+    assert gradient_norm([np.full(4, 1e25, np.float32)]) == pytest.approx(2e25)
+    assert gradient_norm([np.array([np.inf], np.float32)]) == np.inf
+    assert np.isnan(gradient_norm([np.array([np.nan], np.float32)]))
+
+
 # Memory
 
 
 @pytest.mark.parametrize(
     ("preset", "shape"),
     [
-        (brain_3d, (1, 32, 32, 32, 4)),
+        (brain_3d, (2, 32, 32, 32, 4)),
         (brain_3d_small, (2, 24, 24, 16, 4)),
         (brain_2d_small, (4, 64, 64, 2)),
     ],
 )
-def test_the_memory_estimate_is_near_the_peak_of_a_step(preset, shape):
+def test_the_memory_estimate_is_not_below_the_peak_of_a_step_and_not_far_above(preset, shape):
     estimate = estimate_memory(preset(), shape)
     images, labels = a_batch(shape)
     tracemalloc.start()
@@ -110,7 +161,7 @@ def test_the_memory_estimate_is_near_the_peak_of_a_step(preset, shape):
         train_step(network, optimizer, images, labels, step)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.65 * peak < estimate < 1.35 * peak
+    assert peak < estimate < 1.5 * peak
 
 
 @pytest.mark.parametrize("norm", ["none", "instance", "batch"])
@@ -273,7 +324,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(trained, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"last\.npz: cannot be written: No space left"):
         checkpoint.save(path, network, optimizer, {})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -12,7 +12,7 @@ from minibrain.functional import (
     max_pool_forward,
     relu_forward,
 )
-from minibrain.models import UNet
+from minibrain.models import AttentionUNet, UNet
 from minibrain.optimizers import Adam
 from minibrain.training import train_step
 
@@ -52,13 +52,23 @@ NETWORKS = {
         "plain_end": True,
     },
 }
+NETWORKS |= {
+    "2D, three levels, batch norm, nearest, attention": {
+        **NETWORKS["2D, three levels, batch norm, nearest"],
+        "network": AttentionUNet,
+    },
+    "3D, three levels, instance norm, transposed, attention": {
+        **NETWORKS["3D, three levels, instance norm, transposed"],
+        "network": AttentionUNet,
+    },
+}
 every = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 
 
 def make(options, *, dropout=0.3, seed=0, dtype=np.float64):
     """A network with 2 channels in, 3 classes out, and biases that are not 0."""
-    options = dict(options)
-    network = UNet(options.pop("rank"), 2, 3, **options, dropout=dropout, seed=seed, dtype=dtype)
+    options = {"network": UNet, **options, "dropout": dropout, "seed": seed, "dtype": dtype}
+    network = options.pop("network")(options.pop("rank"), 2, 3, **options)
     rng = np.random.default_rng(seed + 100)
     for name, parameter in network.named_parameters().items():
         if not name.endswith("weight"):

@@ -19,11 +19,18 @@ X = RNG.standard_normal((2, 4, 6, 3))
 WEIGHT = RNG.standard_normal((3, 3, 3, 3))
 BIAS, GAMMA, BETA, MEAN = RNG.standard_normal((4, 3))
 VARIANCE = RNG.uniform(0.5, 2, 3)
+GATE = (
+    *(RNG.standard_normal((1, 1, channels, 2)) for channels in (3, 2)),
+    RNG.standard_normal(2),
+    RNG.standard_normal((1, 1, 2, 1)),
+    RNG.standard_normal(1),
+)
 LABELS = RNG.integers(0, 3, X.shape[:-1])
 KEY = (7, 3, 1)
 
 # name of the pair: every way to call its forward that takes another path through the code
 CALLS = {
+    "attention_gate": [((X, X[..., :2], *GATE), {})],
     "conv": [
         ((X, WEIGHT, BIAS), {"padding": "same"}),
         ((X, WEIGHT), {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}),

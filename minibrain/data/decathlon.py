@@ -13,22 +13,29 @@ Neither file nor folder is trusted: every path is confined to the task's folder,
 links, and whatever is wrong with the description is one TaskError.
 """
 
-import json
 import os
 import reprlib
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minibrain.data import nifti
+from minibrain.data.dataset_json import (
+    ENDINGS,
+    case_name,
+    classes_in_order,
+    confined,
+    in_order,
+    names_in,
+    read_json,
+    required,
+    task_name,
+)
 from minibrain.errors import InputError
-
-MAX_JSON_BYTES = 8 * 2**20  # a hundred thousand cases
-ENDINGS = (".nii.gz", ".nii")
-JSON_NAMES = {dict: "an object", list: "a list", str: "a string"}
 
 
 class TaskError(InputError):
@@ -77,20 +84,50 @@ def open_task(folder: str | os.PathLike) -> Task:
     Raises
     ------
     TaskError : the folder or its dataset.json is missing or not as expected, a path leaves the
-        folder, there are no training cases, or files are missing (up to five are listed)
+        folder, there are no training cases, or files are missing (up to five faults are listed)
+    """
+    task, faults = survey_task(folder)
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise TaskError(f"{task.folder / 'dataset.json'}: {'; '.join(faults[:5])}{more}")
+    return task
+
+
+def survey_task(folder: str | os.PathLike) -> tuple[Task, list[str]]:
+    """Read `dataset.json` as `open_task` does, but go on after a fault in one case.
+
+    Returns
+    -------
+    task : with the sound cases alone
+    faults : what is wrong with the others, one line each
+
+    Raises
+    ------
+    TaskError : there is no task at all: no dataset.json, or no channels or classes in it
     """
     if not os.path.isdir(folder):
         raise TaskError(f"{folder}: no such folder: expected one that holds dataset.json")
     root = Path(os.path.realpath(folder))
+    faults: list[str] = []
     try:
-        content = _read_json(_confined(root, "dataset.json", "dataset.json"))
-        open_form = _open_nnunet if "channel_names" in content else _open_msd
-        task = open_form(root, content)
-        _check_cases(task)
+        content = read_json(confined(root, "dataset.json", "dataset.json"))
+        survey = _survey_nnunet if "channel_names" in content else _survey_msd
+        task = survey(root, content, faults)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TaskError(f"{root / 'dataset.json'}: {reason}") from error
-    return task
+    if not task.training and not faults:
+        faults.append("no training cases: expected at least one")
+    return _without_missing(task, faults), faults
+
+
+@contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    """Add what is wrong with one entry to the list, and go on with the next."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        faults.append(str(error))
 
 
 def read_case(
@@ -109,177 +146,113 @@ def read_case(
     TaskError : the number of channels is not that of dataset.json
     """
     volumes = [nifti.read(path, repair_nonfinite=repair_nonfinite) for path in case.images]
-    per_file = len(task.channels) // len(case.images)
     for path, volume in zip(case.images, volumes, strict=True):
-        found = volume.array.shape[3] if volume.array.ndim == 4 else 1
-        if found != per_file:
-            names = ", ".join(task.channels)
-            raise TaskError(
-                f"{path}: channels: {found}, expected {per_file} (dataset.json names {names})"
-            )
-        _check_overlay(case, volumes[0], volume, path, tolerance)
+        check_channels(task, case, path, volume)
+        check_overlay(case, volumes[0], path, volume, tolerance)
     parts = [volume.array.reshape(*volume.array.shape[:3], -1, order="F") for volume in volumes]
     image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
     if case.label is None:
         return CaseData(image, None, volumes[0].affine)
     label = nifti.read_label(case.label, allowed=range(len(task.classes)))
-    _check_overlay(case, volumes[0], label, case.label, tolerance)
+    check_overlay(case, volumes[0], case.label, label, tolerance)
     return CaseData(image, label.array, volumes[0].affine)
 
 
-def _check_overlay(
-    case: Case, image: nifti.Volume, other: nifti.Volume, path: Path, tolerance: float
+def check_channels(task: Task, case: Case, path: Path, volume: nifti.Volume) -> None:
+    """Require that one file of a case holds its share of the channels, else TaskError."""
+    expected = len(task.channels) // len(case.images)
+    found = volume.array.shape[3] if volume.array.ndim == 4 else 1
+    if found != expected:
+        names = ", ".join(task.channels)
+        raise TaskError(
+            f"{path}: channels: {found}, expected {expected} (dataset.json names {names})"
+        )
+
+
+def check_overlay(
+    case: Case, image: nifti.Volume, path: Path, other: nifti.Volume, tolerance: float = 1e-3
 ) -> None:
+    """Require that a file of a case lies where its first image does, else NiftiError."""
     nifti.check_same_space(
         image, other, image_path=case.images[0], label_path=path, tolerance=tolerance
     )
 
 
-def _open_msd(root: Path, content: dict[str, Any]) -> Task:
+def _survey_msd(root: Path, content: dict[str, Any], faults: list[str]) -> Task:
     """The Decathlon's form: cases come from the lists, as its archives hold `._*` files too."""
     training = []
-    for index, entry in enumerate(_required(content, "training", list)):
+    for index, entry in enumerate(required(content, "training", list)):
         key = f"training[{index}]"
-        if not isinstance(entry, dict):
-            raise ValueError(f"key {key!r} is {reprlib.repr(entry)}: expected image and label")
-        image = _confined(root, f"{key}.image", entry.get("image"))
-        label = _confined(root, f"{key}.label", entry.get("label"))
-        training.append(Case(_case_name(f"{key}.image", entry["image"]), (image,), label))
+        with _noted(faults):
+            if not isinstance(entry, dict):
+                raise ValueError(f"key {key!r} is {reprlib.repr(entry)}: expected image and label")
+            image = confined(root, f"{key}.image", entry.get("image"))
+            label = confined(root, f"{key}.label", entry.get("label"))
+            training.append(Case(case_name(f"{key}.image", entry["image"]), (image,), label))
     test = []
-    for index, entry in enumerate(_required(content, "test", list) if "test" in content else ()):
-        image = _confined(root, f"test[{index}]", entry)
-        test.append(Case(_case_name(f"test[{index}]", entry), (image,), None))
+    for index, entry in enumerate(required(content, "test", list) if "test" in content else ()):
+        with _noted(faults):
+            image = confined(root, f"test[{index}]", entry)
+            test.append(Case(case_name(f"test[{index}]", entry), (image,), None))
     return Task(
         folder=root,
-        name=_task_name(root, content),
-        channels=_in_order("modality", _required(content, "modality", dict)),
-        classes=_classes(_required(content, "labels", dict)),
+        name=task_name(root, content),
+        channels=in_order("modality", required(content, "modality", dict)),
+        classes=classes_in_order(required(content, "labels", dict)),
         training=tuple(training),
         test=tuple(test),
     )
 
 
-def _open_nnunet(root: Path, content: dict[str, Any]) -> Task:
+def _survey_nnunet(root: Path, content: dict[str, Any], faults: list[str]) -> Task:
     """The form of nnU-Net v2: the training cases are the files of labelsTr."""
-    ending = _required(content, "file_ending", str)
+    ending = required(content, "file_ending", str)
     if ending not in ENDINGS:
         raise ValueError(f"key 'file_ending' is {reprlib.repr(ending)}: expected one of {ENDINGS}")
-    channels = _in_order("channel_names", _required(content, "channel_names", dict))
-    values = _required(content, "labels", dict)
+    channels = in_order("channel_names", required(content, "channel_names", dict))
+    values = required(content, "labels", dict)
     labels = {str(value): name for name, value in values.items()}
     if len(labels) < len(values):
         raise ValueError("key 'labels' gives one value two names: expected one each")
 
-    def case(images: str, name: str, labels: str | None) -> Case:
-        files = [f"{images}/{name}_{index:04d}{ending}" for index in range(len(channels))]
-        label = f"{labels}/{name}{ending}"
-        return Case(
-            name,
-            tuple(_confined(root, file, file) for file in files),
-            _confined(root, label, label) if labels else None,
-        )
+    def cases(names: list[str], images: str, labels: str | None) -> tuple[Case, ...]:
+        sound = []
+        for name in names:
+            files = [f"{images}/{name}_{index:04d}{ending}" for index in range(len(channels))]
+            label = f"{labels}/{name}{ending}"
+            with _noted(faults):
+                paths = tuple(confined(root, file, file) for file in files)
+                sound.append(Case(name, paths, confined(root, label, label) if labels else None))
+        return tuple(sound)
 
-    training = _names_in(root, "labelsTr", ending)
+    training = names_in(root, "labelsTr", ending)
     has_test = (root / "imagesTs").exists()
-    test = _names_in(root, "imagesTs", f"_0000{ending}") if has_test else ()
+    test = names_in(root, "imagesTs", f"_0000{ending}") if has_test else []
     return Task(
         folder=root,
-        name=_task_name(root, content),
+        name=task_name(root, content),
         channels=channels,
-        classes=_classes(labels),
-        training=tuple(case("imagesTr", name, "labelsTr") for name in training),
-        test=tuple(case("imagesTs", name, None) for name in test),
+        classes=classes_in_order(labels),
+        training=cases(training, "imagesTr", "labelsTr"),
+        test=cases(test, "imagesTs", None),
     )
 
 
-def _check_cases(task: Task) -> None:
-    cases = task.training + task.test
-    if not task.training:
-        raise ValueError("no training cases: expected at least one")
-    twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
-    if twice:
-        raise ValueError(f"case {twice[0]!r} occurs twice in training and test: expected once")
-    files = [path for case in cases for path in (*case.images, case.label) if path is not None]
-    missing = [str(path.relative_to(task.folder)) for path in files if not os.path.isfile(path)]
-    if missing:
-        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(f"{len(missing)} of {len(files)} files are missing: {listed}")
+def _without_missing(task: Task, faults: list[str]) -> Task:
+    """The task without cases whose name is taken or whose files are not there."""
+    taken: set[str] = set()
 
+    def is_sound(case: Case) -> bool:
+        files = [path for path in (*case.images, case.label) if path is not None]
+        missing = [path for path in files if not path.is_file()]
+        for path in missing:
+            problem = "is not a regular file" if path.exists() else "is missing"
+            faults.append(f"{path.relative_to(task.folder)} {problem}")
+        if case.name in taken:
+            faults.append(f"case {case.name!r} occurs twice in training and test: expected once")
+        is_new = case.name not in taken
+        taken.add(case.name)
+        return is_new and not missing
 
-def _read_json(path: Path) -> dict[str, Any]:
-    with nifti.open_regular(path) as stream:
-        data = stream.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"larger than {MAX_JSON_BYTES} bytes: expected the description of a task")
-    content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
-    if not isinstance(content, dict):
-        raise ValueError(f"holds {reprlib.repr(content)}: expected an object")
-    return content
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"key {reprlib.repr(key)} occurs twice: expected once")
-    return dict(pairs)
-
-
-def _required(content: dict[str, Any], key: str, kind: type) -> Any:
-    if key not in content:
-        raise ValueError(f"key {key!r} is missing: expected {JSON_NAMES[kind]}")
-    if not isinstance(content[key], kind):
-        found = reprlib.repr(content[key])
-        raise ValueError(f"key {key!r} is {found}: expected {JSON_NAMES[kind]}")
-    return content[key]
-
-
-def _task_name(root: Path, content: dict[str, Any]) -> str:
-    return _required(content, "name", str) if "name" in content else root.name
-
-
-def _in_order(key: str, names: dict[str, Any]) -> tuple[str, ...]:
-    """Turn {"0": a, "1": b, ...} into (a, b, ...)."""
-    numbers = [str(index) for index in range(len(names))]
-    if not names or set(names) != set(numbers):
-        found = reprlib.repr(sorted(names))
-        raise ValueError(f"key {key!r} has the numbers {found}: expected 0, 1, 2, ... without gaps")
-    for name in names.values():
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ValueError(f"key {key!r} holds {reprlib.repr(name)}: expected a name")
-    return tuple(names[number] for number in numbers)
-
-
-def _classes(labels: dict[str, Any]) -> tuple[str, ...]:
-    names = _in_order("labels", labels)
-    if not 2 <= len(set(names)) == len(names) <= 256:
-        raise ValueError(f"key 'labels' names {reprlib.repr(names)}: expected 2 to 256 classes")
-    return names
-
-
-def _confined(root: Path, key: str, relative: Any) -> Path:
-    """Return the real path of a file that dataset.json names; it must stay inside the root."""
-    found = reprlib.repr(relative)
-    if not isinstance(relative, str) or not relative.isprintable():
-        raise ValueError(f"key {key!r} is {found}: expected a path such as './imagesTr/A.nii.gz'")
-    named = PurePosixPath(relative)
-    path = Path(os.path.realpath(root / named)) if ".." not in named.parts else None
-    if path is None or named.is_absolute() or not path.is_relative_to(root):
-        raise ValueError(f"key {key!r} is {found}: expected a path inside the task's folder")
-    return path
-
-
-def _case_name(key: str, relative: str) -> str:
-    file = PurePosixPath(relative).name
-    for ending in ENDINGS:
-        if file.endswith(ending) and file != ending:
-            return file.removesuffix(ending)
-    raise ValueError(
-        f"key {key!r} is {reprlib.repr(relative)}: expected a name ending in {ENDINGS}"
-    )
-
-
-def _names_in(root: Path, folder: str, ending: str) -> list[str]:
-    """Names of the files with this ending; hidden ones are no cases (macOS leaves `._*` files)."""
-    files = sorted(os.listdir(_confined(root, folder, folder)))
-    names = [file.removesuffix(ending) for file in files if file.endswith(ending)]
-    return [name for name in names if name and not name.startswith(".")]
+    training, test = (tuple(filter(is_sound, part)) for part in (task.training, task.test))
+    return replace(task, training=training, test=test)

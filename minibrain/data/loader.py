@@ -1,13 +1,18 @@
-"""Batches of prepared cases: whole volumes or axial slices, read ahead on one thread."""
+"""Batches of prepared cases: volumes, axial slices or patches, read ahead on one thread.
+
+Samples have a length, and for each index a name and what `read` returns. Patches (see `patches`)
+are drawn by seed and epoch; a volume or a slice is the same for all.
+"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from minibrain.data.augment import augment
+from minibrain.data.patches import PatchSamples
 from minibrain.data.prepare import PreparedCase
 from minibrain.errors import InputError
 
@@ -29,10 +34,17 @@ class VolumeSamples:
     def __len__(self) -> int:
         return len(self.cases)
 
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """(X, Y, Z) into which every sample fits; no voxels are read for it."""
+        return _largest(self.cases)
+
     def name(self, index: int) -> str:
         return self.cases[index].name
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def read(
+        self, index: int, *, seed: int = 0, epoch: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, str]:
         case = self.cases[index]
         return case.image, case.label, case.name
 
@@ -66,10 +78,17 @@ class SliceSamples:
     def __len__(self) -> int:
         return len(self.slices)
 
+    @property
+    def largest_shape(self) -> tuple[int, ...]:
+        """(X, Y) into which every sample fits; no voxels are read for it."""
+        return _largest(case for case, _ in self.slices)[:2]
+
     def name(self, index: int) -> str:
         return self.slices[index][0].name
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def read(
+        self, index: int, *, seed: int = 0, epoch: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, str]:
         case, z = self.slices[index]
         return case.image[:, :, z][..., self.channels], case.label[:, :, z], case.name
 
@@ -118,12 +137,13 @@ class Batches:
 
 
 def batches(
-    samples: VolumeSamples | SliceSamples,
+    samples: VolumeSamples | SliceSamples | PatchSamples,
     batch_size: int,
     *,
     seed: int,
     epoch: int,
     training: bool,
+    first: int = 0,
 ) -> Batches:
     """Iterate once over all samples; the last batch may be smaller.
 
@@ -131,10 +151,11 @@ def batches(
 
     Parameters
     ----------
-    samples : VolumeSamples or SliceSamples
+    samples : VolumeSamples, SliceSamples or PatchSamples
     batch_size : samples per batch, >= 1
-    seed, epoch : key the order and the augmentation, each >= 0
+    seed, epoch : key the order, the augmentation and where patches lie, each >= 0
     training : shuffle and augment; otherwise the samples come as they are, in their own order
+    first : number of the batch to start with, as the ones before it are done
 
     Returns
     -------
@@ -153,7 +174,12 @@ def batches(
         # NumPy pads keys with zeros, so (seed, epoch) alone would be the key of sample 0's noise.
         np.random.default_rng([seed, epoch, 0, 1]).shuffle(order)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return Batches(samples, groups, seed=seed, epoch=epoch, training=training)
+    return Batches(samples, groups[first:], seed=seed, epoch=epoch, training=training)
+
+
+def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
+    shapes = {case.geometry.prepared_shape for case in cases}
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:
@@ -171,7 +197,7 @@ def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batc
 def _sample(samples, index: int, keys: dict[str, int] | None):
     """Read one sample, augmented when there are keys for it."""
     try:
-        image, label, name = samples.read(index)
+        image, label, name = samples.read(index, **(keys or {}))
         if keys is not None:
             image, label = augment(image, label, index=index, **keys)
         return image, label, name

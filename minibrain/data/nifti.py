@@ -79,6 +79,11 @@ class Volume:
         """(3,) distances between neighbouring voxels along X, Y and Z, in mm."""
         return spacing_of(self.affine)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
 
 def read(
     path: str | os.PathLike, *, max_bytes: int = MAX_BYTES, repair_nonfinite: bool = False
@@ -199,7 +204,8 @@ def write_prediction(path: str | os.PathLike, array: np.ndarray, affine: np.ndar
 
     Raises
     ------
-    NiftiError : the array or affine is not as above, or the file cannot be written
+    NiftiError : the array or affine is not as above
+    InputError : the file cannot be written
     """
     array = np.asarray(array)
     with _explained(path):
@@ -215,7 +221,8 @@ def write_image(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) 
 
     Raises
     ------
-    NiftiError : the array or affine is not as above, or the file cannot be written
+    NiftiError : the array or affine is not as above
+    InputError : the file cannot be written
     """
     array = np.asarray(array)
     with _explained(path):
@@ -271,6 +278,8 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     """Turn every way that reading or writing can fail into a NiftiError naming the file."""
     try:
         yield
+    except InputError:
+        raise
     except (OSError, EOFError, zlib.error, MemoryError, HeaderDataError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NiftiError(f"{path}: {reason}") from error

@@ -241,19 +241,25 @@ def write_task(
     size = _checked(size, family, seed=seed, cases=cases, test_cases=test_cases, workers=workers)
     folder = Path(folder)
     task = _description(cases, test_cases, size, seed, family)
-    if folder.exists():
-        written = folder / "dataset.json"
-        if not written.is_file() or written.read_bytes() != json.dumps(task, indent=4).encode():
-            raise InputError(f"{folder}: exists, expected no such folder or this very phantom task")
+    if _is_written(folder, task):
         return folder
+    if folder.exists():
+        raise InputError(f"{folder}: exists, expected no such folder or this very phantom task")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".phantom-", dir=folder.parent) as draft:
             _write_files(Path(draft, folder.name), task, workers, progress)
             os.replace(Path(draft, folder.name), folder)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+        if not _is_written(folder, task):  # another process may have been faster
+            raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
     return folder
+
+
+def _is_written(folder: Path, task: dict) -> bool:
+    description = folder / "dataset.json"
+    expected = json.dumps(task, indent=4).encode()
+    return description.is_file() and description.read_bytes() == expected
 
 
 def _description(cases, test_cases, size, seed, family):

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minibrain.data.boxes import common_part, cut
 from minibrain.data.decathlon import Case, Task, read_case
 from minibrain.data.nifti import to_canonical
 from minibrain.errors import InputError
@@ -60,6 +62,7 @@ class PreparedCase:
     folder: Path
     voxels: tuple[int, ...]  # per class, within the box
     geometry: Geometry
+    checksum: int  # of both arrays
 
     @property
     def tumour_fraction(self) -> float:
@@ -68,12 +71,12 @@ class PreparedCase:
     @property
     def image(self) -> np.ndarray:
         """(X, Y, Z, C) float32, RAS+, normalised; read-only."""
-        return np.load(self.folder / f"{self.name}.image.npy", mmap_mode="r")
+        return _map(self.folder / f"{self.name}.image.npy")
 
     @property
     def label(self) -> np.ndarray:
         """(X, Y, Z) uint8, RAS+; read-only."""
-        return np.load(self.folder / f"{self.name}.label.npy", mmap_mode="r")
+        return _map(self.folder / f"{self.name}.label.npy")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,13 @@ class Prepared:
 
     cases: tuple[PreparedCase, ...]
     dropped: tuple[PreparedCase, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the prepared cases' names and content, wherever they lie."""
+        cases = sorted(self.cases + self.dropped, key=lambda case: case.name)
+        content = [(c.name, c.voxels, asdict(c.geometry), c.checksum) for c in cases]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def prepare(
@@ -107,11 +117,17 @@ def prepare(
     if workers < 1:
         raise InputError(f"workers: got {workers}, expected 1 or more")
     folder = Path(cache) / _fingerprint(task, recipe)
-    cases = _read_index(folder)
+    cases = _read_index(folder, [case.name for case in task.training])
     if cases is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
         cases = _prepare_cases(task, folder, recipe, workers, progress)
-        index = [{"name": c.name, "voxels": c.voxels, **asdict(c.geometry)} for c in cases]
+        index = [
+            {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}
+            for c in cases
+        ]
         with replacing(folder / "index.json") as file:
             file.write(json.dumps(index, indent=1).encode())
     least = LEAST_TUMOUR if recipe == "reference" else 0
@@ -141,7 +157,7 @@ def prepare_image(
     box = _box(canonical, recipe)
     geometry = Geometry(image.shape[:3], tuple(map(tuple, np.asarray(affine).tolist())), box)
     prepared = crop(image, geometry).astype(np.float32, copy=False)
-    inside_box, _ = _overlap(box, canonical.shape[:3])
+    inside_box, _ = common_part(box, canonical.shape[:3])
     _normalise_inplace(prepared, inside_box, recipe, name)
     return prepared, geometry
 
@@ -149,35 +165,34 @@ def prepare_image(
 def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Reorient (X, Y, Z) or (X, Y, Z, C) to RAS+ and cut out the box, with zeros outside."""
     canonical, _ = to_canonical(array, np.array(geometry.affine))
-    inside_box, inside_volume = _overlap(geometry.box, canonical.shape[:3])
-    cropped = np.zeros((*geometry.prepared_shape, *array.shape[3:]), array.dtype)
-    cropped[inside_box] = canonical[inside_volume]
-    return cropped
+    return cut(canonical, geometry.box)
 
 
-def restore(prediction: np.ndarray, case: PreparedCase | Geometry) -> np.ndarray:
+def restore(prediction: np.ndarray, case: PreparedCase | Geometry, outside=0) -> np.ndarray:
     """Put a prediction back where it belongs in the file: the inverse of `crop`.
 
     Parameters
     ----------
-    prediction : (X, Y, Z) labels in the prepared space of the case
+    prediction : (X, Y, Z) labels or (X, Y, Z, C) probabilities in the prepared space of the case
     case : the prepared case, or its geometry alone
+    outside : what the voxels outside the box are, one value or one per channel
 
     Returns
     -------
-    restored : in the original shape and orientation, zero outside the box; same dtype
+    restored : in the original shape and orientation; same dtype
 
     Raises
     ------
     InputError : the prediction does not have the shape of the prepared case
     """
     geometry = case.geometry if isinstance(case, PreparedCase) else case
-    if prediction.shape != geometry.prepared_shape:
+    if prediction.shape[:3] != geometry.prepared_shape:
         expected = geometry.prepared_shape
         raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")
-    restored = np.zeros(geometry.shape, prediction.dtype)
+    shape = (*geometry.shape, *prediction.shape[3:])
+    restored = np.full(shape, outside, prediction.dtype)
     canonical, _ = to_canonical(restored, np.array(geometry.affine))  # a view: writing writes both
-    inside_box, inside_volume = _overlap(geometry.box, canonical.shape)
+    inside_box, inside_volume = common_part(geometry.box, canonical.shape[:3])
     canonical[inside_volume] = prediction[inside_box]
     return restored
 
@@ -206,7 +221,8 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         error.add_note(f"while preparing case {case.name}")
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
-    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry)
+    checksum = zlib.crc32(label, zlib.crc32(image))
+    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
 
 
 def _require_recipe(recipe: str) -> None:
@@ -228,13 +244,6 @@ def _grown_extent(occupied: np.ndarray) -> tuple[int, int]:
     start, stop = int(positions[0]), int(positions[-1]) + 1
     missing = -(stop - start) % 16
     return start - missing // 2, stop + missing - missing // 2
-
-
-def _overlap(box, shape) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The common part of box and volume, as slices of the box and as slices of the volume."""
-    common = [(max(a, 0), min(b, size)) for (a, b), size in zip(box, shape, strict=True)]
-    inside_box = (slice(a - o, b - o) for (a, b), (o, _) in zip(common, box, strict=True))
-    return tuple(inside_box), tuple(slice(a, b) for a, b in common)
 
 
 def _normalise_inplace(image, inside, recipe: str, name: str) -> None:
@@ -269,14 +278,29 @@ def _fingerprint(task: Task, recipe: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_index(folder: Path) -> list[PreparedCase] | None:
-    """The cases of a complete preparation, or None."""
-    if not (folder / "index.json").exists():
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a prepared array: {reason}") from error
+
+
+def _read_index(folder: Path, names: list[str]) -> list[PreparedCase] | None:
+    """The cases with these names, if all are there and as the index says."""
+    try:
+        records = json.loads((folder / "index.json").read_bytes())
+        cases = [_case_from(record, folder) for record in records]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    cases = []
-    for record in json.loads((folder / "index.json").read_bytes()):
-        affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
-        geometry = Geometry(tuple(record["shape"]), affine, box)
-        cases.append(PreparedCase(record["name"], folder, tuple(record["voxels"]), geometry))
-    arrays = (folder / f"{case.name}.{kind}.npy" for case in cases for kind in ("image", "label"))
-    return cases if all(path.exists() for path in arrays) else None
+    return cases if [case.name for case in cases] == names else None
+
+
+def _case_from(record: dict, folder: Path) -> PreparedCase:
+    affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
+    geometry = Geometry(tuple(record["shape"]), affine, box)
+    voxels, checksum = tuple(record["voxels"]), record["checksum"]
+    case = PreparedCase(record["name"], folder, voxels, geometry, checksum)
+    if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
+        raise ValueError("an array has not the shape that the index says")
+    return case

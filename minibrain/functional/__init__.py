@@ -3,6 +3,7 @@
 `y, saved = op_forward(...)` computes, `op_backward(dy, saved)` turns the gradient of y into the
 gradients of what went in, in the same order. Arrays are channels last, (N, *S, C), with one, two
 or three spatial axes, on NumPy or CuPy. Parameters and inputs in float64 compute in float64.
+`docs/guide` derives every backward.
 """
 
 from minibrain.functional.activation import (
@@ -15,6 +16,7 @@ from minibrain.functional.activation import (
     softmax_backward,
     softmax_forward,
 )
+from minibrain.functional.attention import attention_gate_backward, attention_gate_forward
 from minibrain.functional.conv import (
     conv_backward,
     conv_forward,
@@ -46,6 +48,8 @@ from minibrain.functional.pooling import (
 )
 
 __all__ = [
+    "attention_gate_backward",
+    "attention_gate_forward",
     "batch_norm_backward",
     "batch_norm_forward",
     "cce_dice_loss_backward",

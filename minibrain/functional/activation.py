@@ -1,6 +1,6 @@
 """Elementwise operations, and softmax over the channels."""
 
-from minibrain.arrays import array_module
+from minibrain.arrays import array_module, like, widened
 from minibrain.kernels import fast_twin
 from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
@@ -23,14 +23,15 @@ def relu_backward(dy, saved: ReluSaved):
 def sigmoid_forward(x):
     """y = 1 / (1 + exp(−x)), for any finite x. Returns (y, saved), y in the shape of x."""
     xp = array_module(x)
-    y = xp.exp(-xp.logaddexp(0, -x))
+    y = like(xp.exp(-xp.logaddexp(0, -widened(x))), x)  # exp(−x) alone could overflow
     return y, SigmoidSaved(y)
 
 
 @fast_twin
 def sigmoid_backward(dy, saved: SigmoidSaved):
     """dx = dy · y · (1 − y)."""
-    return dy * saved.y * (1 - saved.y)
+    y = widened(saved.y)
+    return like(widened(dy) * y * (1 - y), dy)
 
 
 @fast_twin
@@ -40,17 +41,17 @@ def softmax_forward(x):
     The largest x is subtracted first: the result is the same and exp cannot overflow.
     Returns (y, saved), y in the shape of x.
     """
-    xp = array_module(x)
-    y = xp.exp(x - x.max(axis=-1, keepdims=True))
-    y /= y.sum(axis=-1, keepdims=True)
+    wide = widened(x)
+    y = array_module(x).exp(wide - wide.max(axis=-1, keepdims=True))
+    y = like(y / y.sum(axis=-1, keepdims=True), x)
     return y, SoftmaxSaved(y)
 
 
 @fast_twin
 def softmax_backward(dy, saved: SoftmaxSaved):
     """dx[c] = y[c] · (dy[c] − Σ_j dy[j]·y[j])."""
-    y = saved.y
-    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+    y, dwide = widened(saved.y), widened(dy)
+    return like(y * (dwide - (dwide * y).sum(axis=-1, keepdims=True)), dy)
 
 
 @fast_twin
@@ -71,16 +72,17 @@ def dropout_forward(x, rate: float, key: tuple[int, int, int]):
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
     saved = DropoutSaved(rate, key)
-    return x * _dropout_factor(x, saved), saved
+    return _dropped(x, saved), saved
 
 
 @fast_twin
 def dropout_backward(dy, saved: DropoutSaved):
     """dx = dy times the same mask and scale, computed again."""
-    return dy * _dropout_factor(dy, saved)
+    return _dropped(dy, saved)
 
 
-def _dropout_factor(x, saved: DropoutSaved):
-    """1 / (1 − rate) where a value is kept and 0 elsewhere, in the dtype of x."""
+def _dropped(x, saved: DropoutSaved):
+    """x / (1 − rate) where it is kept, and 0 elsewhere."""
     keep = random_uint16(0, x.size, saved.key, array_module(x)) >= saved.threshold
-    return keep.reshape(x.shape).astype(x.dtype) * saved.scale
+    wide = widened(x)
+    return like(wide * (keep.reshape(x.shape).astype(wide.dtype) * saved.scale), x)

@@ -17,7 +17,7 @@ from math import prod
 
 import numpy as np
 
-from minibrain.arrays import array_module, channel_sum
+from minibrain.arrays import array_module, channel_sum, like, widened
 from minibrain.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from minibrain.kernels import fast_twin
 from minibrain.saved import ConvSaved
@@ -48,16 +48,17 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     """
     _check(x, weight, bias, inputs=-2, outputs=-1)
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
-    y = correlate(x, weight, geometry)
-    if bias is not None:
-        y += bias
-    return y, ConvSaved(x, weight, geometry)
+    return correlate(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
 @fast_twin
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
-    """Gradients of conv_forward: (dx, dweight, dbias); dx is None without input_gradient."""
+    """Gradients of conv_forward: (dx, dweight, dbias), dbias even if there was no bias.
+
+    dx is None without input_gradient.
+    """
     x, weight, geometry = saved
+    dy = like(dy, x)  # a loss's gradient is float32 where x is bfloat16
     dx = spread(dy, weight, geometry) if input_gradient else None
     return dx, weight_gradient(x, dy, geometry), channel_sum(dy)
 
@@ -92,51 +93,48 @@ def conv_transpose_forward(
     geometry = conv_transpose_geometry(
         x.shape[1:-1], weight.shape[:-2], stride, padding, dilation, output_padding
     )
-    y = spread(x, weight, geometry)
-    if bias is not None:
-        y += bias
-    return y, ConvSaved(x, weight, geometry)
+    return spread(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
 @fast_twin
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
-    """Gradients of conv_transpose_forward: (dx, dweight, dbias)."""
+    """Gradients of conv_transpose_forward, as conv_backward returns them."""
     x, weight, geometry = saved
+    dy = like(dy, x)
     dx = correlate(dy, weight, geometry) if input_gradient else None
     return dx, weight_gradient(dy, x, geometry), channel_sum(dy)
 
 
-def correlate(x, weight, geometry: ConvGeometry):
+def correlate(x, weight, geometry: ConvGeometry, bias=None):
     """y[n,p,o] = Σ_{k,c} w[k,c,o] · x[n, s·p + d·k − padding, c]: one matrix product a block."""
-    xp = array_module(x)
-    windows = _windows(_pad(x, geometry), geometry)
+    windows = _windows(_pad(widened(x), geometry), geometry)
     matrix = weight.reshape(-1, weight.shape[-1])
-    shape = (len(x), *geometry.output_size, weight.shape[-1])
-    y = xp.empty(shape, xp.result_type(x, weight))
+    y = array_module(x).empty((len(x), *geometry.output_size, weight.shape[-1]), x.dtype)
     for block in _blocks(windows, geometry):
-        patches = windows[block].reshape(-1, len(matrix))
-        y[block] = (patches @ matrix).reshape(y[block].shape)
+        product = windows[block].reshape(-1, len(matrix)) @ matrix
+        y[block] = (product if bias is None else product + bias).reshape(y[block].shape)
     return y
 
 
-def spread(y, weight, geometry: ConvGeometry):
+def spread(y, weight, geometry: ConvGeometry, bias=None):
     """x[n, s·p + d·k − padding, c] += Σ_o w[k,c,o] · y[n,p,o]: one tap after the other."""
-    xp = array_module(y)
+    wide = widened(y)
     shape = (len(y), *geometry.padded_size, weight.shape[-2])
-    padded = xp.zeros(shape, xp.result_type(y, weight))
+    padded = array_module(y).zeros(shape, wide.dtype)
     windows = _windows(padded, geometry)
     every = (slice(None),) * (y.ndim - 1)
     for tap in geometry.taps():
-        windows[every + tap] += y @ weight[tap].T
-    return padded[(slice(None), *geometry.interior)]
+        windows[every + tap] += wide @ weight[tap].T
+    x = padded[(slice(None), *geometry.interior)]
+    return like(x if bias is None else x + bias, y)
 
 
 def weight_gradient(x, dy, geometry: ConvGeometry):
     """dw[k,c,o] = Σ_{n,p} x[n, s·p + d·k − padding, c] · dy[n,p,o]: block sums, in order."""
-    xp = array_module(x)
+    x, dy = widened(x), widened(dy)
     windows = _windows(_pad(x, geometry), geometry)
     c, o = x.shape[-1], dy.shape[-1]
-    dmatrix = xp.zeros((prod(geometry.kernel_size) * c, o), xp.result_type(x, dy))
+    dmatrix = array_module(x).zeros((prod(geometry.kernel_size) * c, o), x.dtype)
     for block in _blocks(windows, geometry):
         dmatrix += windows[block].reshape(-1, len(dmatrix)).T @ dy[block].reshape(-1, o)
     return dmatrix.reshape(*geometry.kernel_size, c, o)

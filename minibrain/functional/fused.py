@@ -1,6 +1,6 @@
 """Operations that follow each other in a network, as one pair: a twin can do them in one go."""
 
-from minibrain.arrays import array_module
+from minibrain.arrays import array_module, like, widened
 from minibrain.functional.activation import dropout_forward, relu_forward
 from minibrain.functional.normalization import instance_norm_backward, instance_norm_forward
 from minibrain.kernels import fast_twin
@@ -26,12 +26,13 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     ------
     ValueError : a sample has one voxel; gamma, beta or rate is not as above
     """
-    y, norm = instance_norm_forward(x, gamma, beta, eps=eps)
+    y, norm = instance_norm_forward(widened(x), gamma, beta, eps=eps)
     y, _ = relu_forward(y)
     dropout = DropoutSaved(rate, key)
     if rate:
         y, dropout = dropout_forward(y, rate, key)
-    return y, NormReluSaved(norm, y, dropout)
+    y = like(y, x)
+    return y, NormReluSaved(norm._replace(x=x), y, dropout)
 
 
 @fast_twin
@@ -40,5 +41,5 @@ def norm_relu_backward(dy, saved: NormReluSaved):
 
     A result above 0 passed the ReLU and was kept by dropout, any other did not: no mask is needed.
     """
-    dy = array_module(dy).where(saved.y > 0, dy, 0) * saved.dropout.scale
+    dy = array_module(dy).where(saved.y > 0, widened(dy), 0) * saved.dropout.scale
     return instance_norm_backward(dy, saved.norm)

@@ -1,13 +1,14 @@
 """Losses of a segmentation, as functions of the logits z, with p = softmax(z) and t the one-hot
 labels. Every forward returns (loss, saved), the loss a float64 scalar; every backward takes the
-gradient of the loss (1.0 at the end of a network) and returns dz in the shape of z.
+gradient of the loss (1.0 at the end of a network) and returns dz in the shape of z, in float32
+where z is bfloat16.
 
 Soft Dice: Milletari et al., "V-Net", arXiv:1606.04797.
 """
 
 import numpy as np
 
-from minibrain.arrays import array_module
+from minibrain.arrays import array_module, widened
 from minibrain.functional.activation import softmax_backward, softmax_forward
 from minibrain.kernels import fast_twin
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved, SoftmaxSaved
@@ -34,7 +35,7 @@ def cross_entropy_forward(logits, labels):
     ValueError : labels are not integers in [0, C) in the shape of the logits
     """
     _check(logits, labels)
-    xp = array_module(logits)
+    xp, logits = array_module(logits), widened(logits)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_p = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
     chosen = xp.take_along_axis(log_p, labels[..., None].astype(np.int64), axis=-1)
@@ -73,8 +74,8 @@ def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
     ValueError : labels are not integers in [0, C) in the shape of the logits
     """
     _check(logits, labels)
-    p, _ = softmax_forward(logits)
-    t = _one_hot(labels, logits)
+    p, _ = softmax_forward(widened(logits))
+    t = _one_hot(labels, p)
     axes = tuple(range(1 if per_sample else 0, p.ndim - 1))
 
     def total(values):

@@ -11,7 +11,7 @@ Source: Ioffe & Szegedy, arXiv:1502.03167; Ulyanov et al., arXiv:1607.08022.
 
 import numpy as np
 
-from minibrain.arrays import array_module, channel_sum
+from minibrain.arrays import array_module, channel_sum, like, widened
 from minibrain.kernels import fast_twin
 from minibrain.saved import NormSaved
 
@@ -90,6 +90,7 @@ def _statistics(x, axes):
     count = np.prod([x.shape[axis] for axis in axes])
     if count < 2:
         raise ValueError(f"one value per channel cannot be normalised: x has shape {x.shape}")
+    x = widened(x)
     first = x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))]
     centred = x - first
     shift = _mean(centred, axes)
@@ -102,21 +103,21 @@ def _normalize(x, gamma, beta, mean, variance, eps, axes):
         if value.shape != x.shape[-1:]:
             raise ValueError(f"{name} must have shape {x.shape[-1:]}, got {value.shape}")
     inv_std = 1 / array_module(x).sqrt(variance + eps)
-    y = (x - mean) * inv_std * gamma + beta
-    return y, NormSaved(x, gamma, mean, variance, inv_std, axes)
+    y = (widened(x) - mean) * inv_std * gamma + beta
+    return like(y, x), NormSaved(x, gamma, mean, variance, inv_std, axes)
 
 
 def _normalize_backward(dy, saved: NormSaved):
     """x̂ depends on x directly and through mean and variance, which take out of dx̂ all that a
     shift or a scaling of x could have caused: its mean, and its component along x̂."""
     x, gamma, mean, _, inv_std, axes = saved
-    xhat = (x - mean) * inv_std
+    dy, xhat = widened(dy), (widened(x) - mean) * inv_std
     dxhat = dy * gamma
-    if axes:
+    if axes:  # given statistics are constants: nothing flows through them
         through_mean = _mean(dxhat, axes)
         through_variance = xhat * _mean(dxhat * xhat, axes)
         dxhat = dxhat - through_mean - through_variance
-    return dxhat * inv_std, channel_sum(dy * xhat), channel_sum(dy)
+    return like(dxhat * inv_std, x), channel_sum(dy * xhat), channel_sum(dy)
 
 
 def _mean(x, axes):

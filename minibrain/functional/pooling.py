@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minibrain.arrays import array_module
-from minibrain.geometry import conv_geometry, kernel_extent, per_axis
+from minibrain.arrays import array_module, like, widened
+from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels import fast_twin
 from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
 
@@ -25,17 +25,20 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
 
     Raises
     ------
-    ValueError : x is not float, an output axis would be < 1, or a kernel could see padding only
+    ValueError : x is not float, an output axis would be < 1, or a window sees padding only
     """
     xp = array_module(x)
-    if x.dtype.kind != "f":
+    if x.dtype.kind in "biu":
         raise ValueError(f"x must be float, got {x.dtype}")
     stride = kernel_size if stride is None else stride
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
-    for pair, k, d in zip(geometry.padding, geometry.kernel_size, geometry.dilation, strict=True):
-        if max(pair) >= kernel_extent(k, d):
-            extent = kernel_extent(k, d)
-            raise ValueError(f"padding {pair} must be below the kernel's extent {extent}")
+    axis = axis_of_padding_only(geometry)
+    if axis is not None:
+        raise ValueError(
+            f"axis {axis}: a window sees padding only: size {geometry.input_size[axis]}, "
+            f"kernel_size {geometry.kernel_size[axis]}, stride {geometry.stride[axis]}, "
+            f"padding {geometry.padding[axis]}, dilation {geometry.dilation[axis]}"
+        )
     padded = xp.full((len(x), *geometry.padded_size, x.shape[-1]), -np.inf, x.dtype)
     padded[(slice(None), *geometry.interior)] = x
     y, winner = None, None
@@ -53,10 +56,11 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
 def max_pool_backward(dy, saved: MaxPoolSaved):
     """Each dy goes to the voxel that won; where windows overlap, gradients add."""
     winner, geometry = saved
-    dpadded = array_module(dy).zeros((len(dy), *geometry.padded_size, dy.shape[-1]), dy.dtype)
+    shape, wide = (len(dy), *geometry.padded_size, dy.shape[-1]), widened(dy)
+    dpadded = array_module(dy).zeros(shape, wide.dtype)
     for number, tap in enumerate(geometry.taps()):
-        dpadded[_window(tap, geometry)] += dy * (winner == number)
-    return dpadded[(slice(None), *geometry.interior)]
+        dpadded[_window(tap, geometry)] += wide * (winner == number)
+    return like(dpadded[(slice(None), *geometry.interior)], dy)
 
 
 def _window(tap, geometry):
@@ -91,7 +95,8 @@ def upsample_backward(dy, saved: UpsampleSaved):
     """A voxel that was used many times gets the sum of their gradients."""
     n, *size, c = dy.shape
     blocks = [m for s, f in zip(size, saved.factor, strict=True) for m in (s // f, f)]
-    return dy.reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
+    dx = widened(dy).reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
+    return like(dx, dy)
 
 
 @fast_twin

@@ -5,8 +5,9 @@ the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy ar
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
 reference. What one saves for backward the other can use: both know only `minibrain.saved`.
 
-With MINIBRAIN_TRACE=1 in the environment every call says on stderr who computed it, how long that
-took, and of a convolution how many GFLOP/s that were, counted as a direct one.
+Whoever wants to know of every call puts a function among `listeners`. With MINIBRAIN_TRACE=1 in
+the environment one is there from the start: it says on stderr who computed it, how long that took,
+and of a convolution how many GFLOP/s that were, counted as a direct one.
 """
 
 import os
@@ -15,13 +16,28 @@ import time
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from math import prod
+from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
-from minibrain.saved import ConvSaved
+from minibrain.flops import flops
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
-TRACE = os.environ.get("MINIBRAIN_TRACE") == "1"
+
+
+class Call(NamedTuple):
+    """One call of an operation, as `listeners` hear of it when it is over."""
+
+    name: str
+    who: str  # "fast" or "reference"
+    arguments: tuple
+    options: dict
+    result: Any
+    begin: float  # of time.perf_counter()
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
 
 
 def fast_twin(reference):
@@ -43,8 +59,10 @@ def fast_twin(reference):
         result, who = fast(*arguments, **options), "fast"
         if result is NotImplemented:
             result, who = reference(*arguments, **options), "reference"
-        if TRACE:
-            _report(name, who, arguments, result, time.perf_counter() - begin)
+        if listeners:
+            end = _time_when_done(_first_array(arguments))
+            for listen in tuple(listeners):
+                listen(Call(name, who, arguments, options, result, begin, end))
         return result
 
     operation.reference, operation.fast = reference, fast
@@ -70,21 +88,22 @@ def _find_twin(array_package: str, module: str, name: str):
     return getattr(import_module(path), name, None)
 
 
-def _report(name, who, arguments, result, seconds):
-    array = _first_array(arguments)
-    shape = "x".join(map(str, array.shape))
-    line = f"minibrain: {name} {shape} {array.dtype} {who} {seconds * 1e3:.2f} ms"
-    if flops := _flops(arguments, result):
-        line += f" {flops / seconds / 1e9:.1f} GFLOP/s"
+def _time_when_done(array) -> float:
+    """Now, after a GPU has done what it was given."""
+    xp = array_module(array)
+    if DEVICES.get(xp.__name__) == "cuda":
+        xp.cuda.get_current_stream().synchronize()
+    return time.perf_counter()
+
+
+def _report(call: Call) -> None:
+    array = _first_array(call.arguments)
+    shape, ms = "x".join(map(str, array.shape)), call.seconds * 1e3
+    line = f"minibrain: {call.name} {shape} {array.dtype} {call.who} {ms:.2f} ms"
+    if call.name.startswith("conv"):
+        count = flops(call.name, call.arguments, call.options, call.result)
+        line += f" {count / call.seconds / 1e9:.1f} GFLOP/s"
     print(line, file=sys.stderr)
 
 
-def _flops(arguments, result):
-    """Of a convolution, two for every product of forward and of each gradient; 0 of all else."""
-    results = result if isinstance(result, tuple) else (result,)
-    for values, times in ((results, 1), (arguments, sum(x is not None for x in results[:2]))):
-        for saved in values:
-            if isinstance(saved, ConvSaved):
-                voxels = len(saved.x) * prod(saved.geometry.output_size)
-                return 2 * times * voxels * prod(saved.weight.shape)
-    return 0
+listeners = [_report] if os.environ.get("MINIBRAIN_TRACE") == "1" else []

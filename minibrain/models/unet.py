@@ -10,11 +10,11 @@ Source: Ronneberger et al., arXiv:1505.04597; Çiçek et al., arXiv:1606.06650.
 import numpy as np
 
 from minibrain.arrays import to_device
-from minibrain.functional import concat_backward, concat_forward
 from minibrain.geometry import require_multiple
 from minibrain.layers import (
     BatchNorm,
     Chain,
+    Concat,
     Conv,
     ConvTranspose,
     Dropout,
@@ -45,6 +45,7 @@ class UNet:
     initializer : "he" or "glorot", of the blocks' convolutions; all else is Glorot
     plain_end : the last convolution before the head has neither norm nor ReLU
     seed : of the initial weights and the dropout masks
+    dtype : of the activations; with bfloat16 the parameters are float32
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class UNet:
         dtype=np.float32,
     ):
         self.rank, self.in_channels, self.classes = rank, in_channels, classes
-        self.levels = len(channels)
+        self.levels, self.initializer, self.dtype = len(channels), initializer, np.dtype(dtype)
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
         _check_options(norm, up, initializer, channels, rates)
-        make = _Maker(rank, norm, INITIALIZERS[initializer], seed, dtype)
+        parameter_dtype = np.result_type(dtype, np.float32)
+        make = _Maker(rank, norm, INITIALIZERS[initializer], seed, parameter_dtype)
 
         widths = (in_channels, *channels)
         self.encoders = [
@@ -74,11 +76,12 @@ class UNet:
         ]
         self.downs = [MaxPool() for _ in self.encoders]
         self.bottleneck = make.block(widths[-2], widths[-1], rates[-1])
-        self.ups, self.decoders = [], []
+        self.ups, self.joins, self.decoders = [], [], []
         for i in reversed(range(self.levels - 1)):
             below, here = channels[i + 1], channels[i]
             self.ups.append(make.transposed(below, here) if up == "transposed" else make.nearest())
             incoming = here if up == "transposed" else below
+            self.joins.append(Concat())
             plain = plain_end and i == 0
             self.decoders.append(make.block(incoming + here, here, rates[i], plain_end=plain))
         self.head = make.head(channels[0], classes)
@@ -111,10 +114,10 @@ class UNet:
             saved.append(kept)
         x, kept = self.bottleneck.forward(x, training, step)
         saved.append(kept)
-        for up, decoder in zip(self.ups, self.decoders, strict=True):
+        for up, join, decoder in zip(self.ups, self.joins, self.decoders, strict=True):
             x, kept = up.forward(x, training, step)
             saved.append(kept)
-            x, kept = concat_forward(x, skips.pop())
+            x, kept = join.forward(x, skips.pop())
             saved.append(kept)
             x, kept = decoder.forward(x, training, step)
             saved.append(kept)
@@ -138,9 +141,10 @@ class UNet:
             raise ValueError("saved is empty: backward needs a forward with training=True, once")
         dskips = []
         dx = self.head.backward(dx, saved.pop())
-        for up, decoder in zip(self.ups[::-1], self.decoders[::-1], strict=True):
+        ascent = zip(self.ups[::-1], self.joins[::-1], self.decoders[::-1], strict=True)
+        for up, join, decoder in ascent:
             dx = decoder.backward(dx, saved.pop())
-            dx, dskip = concat_backward(dx, saved.pop())
+            dx, dskip = join.backward(dx, saved.pop())
             dskips.append(dskip)
             dx = up.backward(dx, saved.pop())
         dx = self.bottleneck.backward(dx, saved.pop())
@@ -166,22 +170,25 @@ class UNet:
             parameter.value = to_device(parameter.value, device)
         return self
 
+    def parts(self):
+        """Every layer and chain with its name, from input to output."""
+        for i, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):
+            yield f"encoder{i}", encoder
+            yield f"down{i}", down
+        yield "bottleneck", self.bottleneck
+        numbers = reversed(range(self.levels - 1))
+        for i, up, join, decoder in zip(numbers, self.ups, self.joins, self.decoders, strict=True):
+            yield f"up{i}", up
+            yield f"join{i}", join
+            yield f"decoder{i}", decoder
+        yield "head", self.head
+
     def _named(self, kind):
         return {
             f"{part_name}.{name}": parameter
-            for part_name, part in self._parts()
+            for part_name, part in self.parts()
             for name, parameter in getattr(part, kind).items()
         }
-
-    def _parts(self):
-        yield from ((f"encoder{i}", encoder) for i, encoder in enumerate(self.encoders))
-        yield "bottleneck", self.bottleneck
-        for i, up, decoder in zip(
-            reversed(range(self.levels - 1)), self.ups, self.decoders, strict=True
-        ):
-            yield f"up{i}", up
-            yield f"decoder{i}", decoder
-        yield "head", self.head
 
     def _check_input(self, x):
         if x.ndim != self.rank + 2 or x.shape[-1] != self.in_channels:

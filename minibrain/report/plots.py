@@ -1,4 +1,4 @@
-"""Pictures of a run: its progress, and its predictions beside the truth."""
+"""Pictures: the progress of a run, and slices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from minibrain.files import replacing
 
@@ -34,58 +33,25 @@ def plot_progress(history: Sequence[dict], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_case(
-    image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    classes: Sequence[str],
-    path: Path,
-    title: str = "",
-) -> None:
-    """The axial slice with most tumour: the image, the truth and the prediction over it.
-
-    Parameters
-    ----------
-    image : (X, Y, Z, C), whose first channel is shown
-    truth, prediction : (X, Y, Z) classes
-    classes : names in label order, the background first
-    path : of the PNG
-    """
-    tumour = (truth > 0).sum(axis=(0, 1))
-    z = int(tumour.argmax()) if tumour.any() else truth.shape[2] // 2
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, name, label in zip(
-        figure.subplots(1, 3),
-        ("image", "truth", "prediction"),
-        (None, truth, prediction),
-        strict=True,
-    ):
-        axes.imshow(image[:, :, z, 0].T, cmap="gray", origin="lower")
-        if label is not None:
-            colours = ListedColormap(CLASS_COLOURS[: len(classes)])
-            axes.imshow(
-                label[:, :, z].T,
-                cmap=colours,
-                vmin=-0.5,
-                vmax=len(classes) - 0.5,
-                origin="lower",
-                alpha=0.6,
-                interpolation="nearest",
-            )
-        axes.set_title(name)
-        axes.set_axis_off()
-    handles = [
-        Patch(color=colour, label=name)
-        for colour, name in zip(CLASS_COLOURS[1:], classes[1:], strict=False)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"{title}  slice z = {z}".strip())
-    _save(figure, path)
+def show_slice(axes, image: np.ndarray, label: np.ndarray | None = None, classes: int = 0) -> None:
+    """Draw an axial (X, Y) slice, front up and the right side at the right, its label over it."""
+    axes.imshow(image.T, cmap="gray", origin="lower")
+    if label is not None:
+        axes.imshow(
+            label.T,
+            cmap=ListedColormap(CLASS_COLOURS[:classes]),
+            vmin=-0.5,
+            vmax=classes - 0.5,
+            origin="lower",
+            alpha=0.6,
+            interpolation="nearest",
+        )
+    axes.set_axis_off()
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)

@@ -4,8 +4,9 @@
 // until it has to wait for others: at __syncthreads (for the block) or a shuffle (for its warp).
 // So a barrier that is missing lets one thread run as far ahead as it can, and shows. Before each
 // block shared memory is filled with NaN, and what lies behind the bytes that the launch asked for
-// is watched. A schedule has two bits: 1 runs blocks, warps and lanes in descending order; 2 runs
-// one warp as far as it gets before the next, instead of all of them a step at a time.
+// is watched. A schedule has three bits: 1 runs blocks, warps and lanes in descending order; 2 runs
+// one warp as far as it gets before the next, instead of all of them a step at a time; 4 makes
+// asynchronous copies as late as they may be, see emulated_tensor_core.h.
 //
 // Not seen: bank conflicts, weak memory ordering, races between blocks beyond their two orders.
 #pragma once
@@ -16,6 +17,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -25,6 +28,7 @@
 #define __shared__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 using std::max;
 using std::min;
@@ -33,8 +37,16 @@ struct dim3 {
     unsigned x, y, z;
 };
 
-constexpr size_t SHARED_LIMIT = 48 * 1024, GUARD = 1024;
-alignas(16) double shared_memory[(SHARED_LIMIT + GUARD) / sizeof(double)];
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+constexpr size_t SHARED_LIMIT = 227 * 1024, GUARD = 1024;
+alignas(128) double shared_memory[(SHARED_LIMIT + GUARD) / sizeof(double)];
 
 namespace emulation {
 
@@ -48,6 +60,14 @@ struct Meeting {  // of all threads of a warp or block
 struct Warp {
     Meeting meeting;
     alignas(8) char values[WARP][8];
+    void *brought[WARP];
+};
+
+struct Copy {  // asynchronous, not yet made
+    void *to;
+    const void *from;
+    size_t bytes;
+    bool there;
 };
 
 struct Fiber {
@@ -56,6 +76,7 @@ struct Fiber {
     Warp *warp;
     bool finished;
     bool started = false;
+    std::vector<std::vector<Copy>> groups;
     ucontext_t context;
     jmp_buf state;
     std::vector<char> stack = std::vector<char>(STACK);
@@ -79,6 +100,8 @@ inline unsigned progress;  // counts meetings held and threads finished
 inline Body body;
 inline void *kernel;
 inline void **arguments;
+inline bool late_copies;
+inline const char *fault;  // that a kernel made and the launch is to report
 
 inline void pause() {
     if (!_setjmp(current->state)) _longjmp(scheduler, 1);
@@ -136,6 +159,7 @@ inline void prepare_block(unsigned threads) {
         fiber.warp = &warps[t / WARP];
         fiber.warp->meeting.members++;
         fiber.finished = false;
+        fiber.groups.assign(1, {});
     }
 }
 
@@ -151,7 +175,9 @@ inline const char *run_block(const Launch &launch) {
     bool descending = launch.schedule & 1, greedy = launch.schedule & 2;
     unsigned threads = block_size.x * block_size.y * block_size.z;
     prepare_block(threads);
-    std::memset(shared_memory, 0xff, sizeof shared_memory);
+    std::memset(shared_memory, 0xff, launch.shared_bytes + GUARD);
+    late_copies = launch.schedule & 4;
+    fault = nullptr;
     auto all_finished = [&] {
         return std::all_of(fibers.begin(), fibers.begin() + threads,
                            [](Fiber *fiber) { return fiber->finished; });
@@ -170,10 +196,9 @@ inline const char *run_block(const Launch &launch) {
             return "threads wait for others that never come: a barrier that not all reach";
         }
     }
-    const char *end = reinterpret_cast<char *>(shared_memory) + sizeof shared_memory;
-    const char *used = end - sizeof shared_memory + launch.shared_bytes;
-    bool clean = std::all_of(used, end, [](char byte) { return byte == char(0xff); });
-    return clean ? nullptr : "shared memory was written beyond the launch's shared_bytes";
+    const char *used = reinterpret_cast<char *>(shared_memory) + launch.shared_bytes;
+    bool clean = std::all_of(used, used + GUARD, [](char byte) { return byte == char(0xff); });
+    return clean ? fault : "shared memory was written beyond the launch's shared_bytes";
 }
 
 inline const char *run(const Launch &launch) {
@@ -183,7 +208,7 @@ inline const char *run(const Launch &launch) {
     if (!b[0] || !b[1] || !b[2] || b[2] > 64 || size_t(b[0]) * b[1] * b[2] > 1024)
         return "a block of this size cannot be launched";
     if (launch.shared_bytes > (long long)SHARED_LIMIT)
-        return "more shared memory than every device gives unasked";
+        return "more shared memory than a block can have";
     grid_size = {g[0], g[1], g[2]};
     block_size = {b[0], b[1], b[2]};
     for (long long i = launch.first_block; i < launch.end_block; ++i) {
@@ -211,6 +236,21 @@ const char *launch(void (*function)(Parameters...), const Launch &launch, void *
     return run(launch);
 }
 
+// What a parameter takes: i8 an integer of 8 bytes, f4* a pointer to floats, s72 a struct.
+template <class T> void describe(std::string &text) {
+    using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
+    bool is_float = std::is_floating_point_v<Element> || (std::is_pointer_v<T> && sizeof(Element) == 2);
+    text += is_float ? 'f' : std::is_integral_v<Element> ? 'i' : 's';
+    text += std::to_string(sizeof(Element)) + (std::is_pointer_v<T> ? "* " : " ");
+}
+
+template <class... Parameters> const char *signature(void (*)(Parameters...)) {
+    static std::string text;
+    text.clear();
+    (describe<Parameters>(text), ...);
+    return text.c_str();
+}
+
 }  // namespace emulation
 
 #define threadIdx (emulation::current->index)
@@ -226,9 +266,22 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned distance) {
 
 template <class T> T __ldg(const T *address) { return *address; }
 
+inline unsigned __float_as_uint(float value) {
+    unsigned word;
+    std::memcpy(&word, &value, sizeof word);
+    return word;
+}
+
+inline float __uint_as_float(unsigned word) {
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+
 // makes one kernel callable by name from outside
 #define EMULATE(kernel)                                                                    \
     extern "C" const char *emulate_##kernel(const emulation::Launch *launch, void **values, \
                                             int count) {                                   \
         return emulation::launch(kernel, *launch, values, count);                          \
-    }
+    }                                                                                      \
+    extern "C" const char *signature_##kernel() { return emulation::signature(kernel); }

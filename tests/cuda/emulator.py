@@ -1,8 +1,10 @@
 """Runs kernels on the CPU in place of `minibrain.kernels.cuda.loader.launch`.
 
-The .cu sources are compiled as they are, behind `emulation.h`. The launchers are untouched: their
-grids, shared memory and arguments are what runs here. Every array is handed over as a copy between
+The .cu sources are compiled as they are, behind `emulation.h`; only the header with the inline PTX
+has `emulated_tensor_core.h` in its place. The launchers are untouched: their grids, shared memory
+and arguments are what runs here. Every array is handed over as a copy between
 two strips of NaN, so what is read beside it poisons the result, and what is written is found.
+Where arrays are too large to copy, only the first and last blocks run, on the arrays themselves.
 """
 
 import ctypes
@@ -13,6 +15,7 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +31,13 @@ COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared",
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
 GUARD = 1024  # elements on either side of an array
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
-POISON = {4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
+POISON = {2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
+KINDS = str.maketrans("uV", "if")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
+LATE_COPIES = 4  # to be added to a schedule
+HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
+LARGE = 2**30  # bytes
+END_BLOCKS = 2
 
 
 class EmulationError(AssertionError):
@@ -53,35 +61,43 @@ class Emulator:
     def __init__(self, schedule=0, edit=None):
         self.schedule, self.edit, self.launches = schedule, edit, []
 
-    def launch(self, name, grid, block, arguments, shared_bytes=0, *, blocks=None):
-        """`loader.launch`; `blocks`, a range, runs a few blocks of the grid, on the arrays
-        themselves and not on copies."""
+    def launch(self, name, grid, block, arguments, shared_bytes=0):
+        """`loader.launch`."""
         grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
-        first, end = (blocks.start, blocks.stop) if blocks else (0, int(np.prod(grid)))
-        launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
         values = [loader.packed(argument) for argument in arguments]
-        arrays = [] if blocks else [value._host for value in values if _is_on_device(value)]
-        guarded = {_place(array): _Guarded(array) for array in arrays}
+        arrays = [value._host for value in values if _is_on_device(value)]
+        large = any(array.nbytes > LARGE for array in arrays)
+        guarded = {_place(array): _Guarded(array) for array in arrays if not large}
         pointers = [_parameter(value, guarded) for value in values]
         array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
-        error = self._function(name)(ctypes.byref(launch), array, len(pointers))
+        run, signature = self._kernel(name, loader.real_type(arguments))
+        _check_types(name, signature, values)
         self.launches.append(name)
-        if error:
-            raise EmulationError(f"{name}: {error.decode()}")
+        for first, end in _ends(prod(grid)) if large else [(0, prod(grid))]:
+            launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
+            if error := run(ctypes.byref(launch), array, len(pointers)):
+                raise EmulationError(f"{name}: {error.decode()}")
         for copy in guarded.values():
             copy.give_back(name)
 
-    def _function(self, name):
+    def _kernel(self, name, real):
+        """The function that runs a kernel, and what its parameters take."""
         file, _, kernel = name.partition(".")
-        library = _compiled(self._source(file))
-        function = library[f"emulate_{kernel}"]
-        function.restype = ctypes.c_char_p
-        function.argtypes = (ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
-        return function
+        library = _compiled(f"#define REAL {real}\n{self._source(file)}")
+        run, signature = library[f"emulate_{kernel}"], library[f"signature_{kernel}"]
+        run.restype = signature.restype = ctypes.c_char_p
+        run.argtypes = (ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
+        return run, signature().decode().split()
 
     def _source(self, file):
-        source = loader.source(file)
+        source = loader.source(file).replace(loader.included("tensor_core.cuh"), "")
         return source.replace(*self.edit) if self.edit else source
+
+
+def _ends(blocks):
+    if blocks <= 2 * END_BLOCKS:
+        return [(0, blocks)]
+    return [(0, END_BLOCKS), (blocks - END_BLOCKS, blocks)]
 
 
 class _Guarded:
@@ -103,6 +119,18 @@ class _Guarded:
 
     def _bits(self, array):
         return array.reshape(-1).view(self.strip.dtype)
+
+
+def _check_types(name, signature, values):
+    """Each argument must be what the kernel declares: CuPy hands over bytes, unseen."""
+    if len(signature) != len(values):
+        raise EmulationError(f"{name}: the kernel takes another number of arguments")
+    for number, (declared, value) in enumerate(zip(signature, values, strict=True)):
+        kind = value.dtype.kind.translate(KINDS)
+        given = f"{'s' if value.dtype.names else kind}{value.dtype.itemsize}"
+        null = declared.endswith("*") and isinstance(value, np.uint64) and not value
+        if not null and declared != (f"{given}*" if _is_on_device(value) else given):
+            raise EmulationError(f"{name}: argument {number} is {given}, declared {declared}")
 
 
 def _is_on_device(value):
@@ -128,10 +156,11 @@ def _address(array):
 
 @cache
 def _compiled(source):
-    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(", source)
+    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source)
     exports = "".join(f"EMULATE({kernel})\n" for kernel in kernels)
-    program = f'#include "{HERE / "emulation.h"}"\n{source}\n{exports}'
-    key = (HERE / "emulation.h").read_text() + program + " ".join(COMPILER)
+    includes = "".join(f'#include "{header}"\n' for header in HEADERS)
+    program = f"{includes}{source}\n{exports}"
+    key = "".join(map(Path.read_text, HEADERS)) + program + " ".join(COMPILER)
     path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
@@ -144,15 +173,15 @@ def _compiled(source):
 
 
 @contextmanager
-def emulated(schedule=0, edit=None):
+def emulated(schedule=0, edit=None, empty=None):
     """Meanwhile arrays of `standin` are a device's: their operations go to the CUDA launchers, and
-    the kernels these launch run here. What the launchers allocate is full of NaN."""
+    the kernels these launch run here. What the launchers allocate is full of NaN, or `empty`."""
     emulator = Emulator(schedule, edit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(kernels.DEVICES, "standin", "cuda")
         patch.setattr(loader, "launch", emulator.launch)
         patch.setattr(loader, "address", _address)
-        patch.setattr(standin, "empty", _poisoned, raising=False)
+        patch.setattr(standin, "empty", empty or _poisoned, raising=False)
         kernels._find_twin.cache_clear()
         yield emulator
     kernels._find_twin.cache_clear()

@@ -8,6 +8,11 @@ from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 
 FILES = sorted(path.stem for path in loader.SOURCES.glob("*.cu"))
+VARIANTS = [
+    (file, real)
+    for file in FILES
+    for real in (("float", "bfloat16") if "Real" in loader.included(f"{file}.cu") else ("float",))
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +24,9 @@ def compiler():
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("file", FILES)
-def test_it_compiles_and_spills_nothing(compiler, file, architecture):
-    options = [*loader.OPTIONS, f"-arch={architecture}", "--ptxas-options=-v"]
+@pytest.mark.parametrize(("file", "real"), VARIANTS)
+def test_it_compiles_and_spills_nothing(compiler, file, architecture, real):
+    options = [*loader.OPTIONS, f"-DREAL={real}", f"-arch={architecture}", "--ptxas-options=-v"]
     cubin, log = compiler.compile(loader.source(file), f"{file}.cu", options)
     assert cubin.startswith(b"\x7fELF")
     spills = re.findall(r"(\d+) bytes spill stores", log)

@@ -3,30 +3,29 @@
 //
 // Moves: every array named in the signature once; softmax reads its row again from cache.
 
-extern "C" __global__ void relu_forward(const float *x, float *y, Index size) {
+extern "C" __global__ void relu_forward(const Real *x, Real *y, Index size) {
     Index i = global_thread();
-    if (i < size) y[i] = x[i] < 0 ? 0 : x[i];  // NaN stays NaN
+    if (i < size) y[i] = x[i] < 0.0f ? Real(0) : x[i];  // NaN stays NaN
 }
 
-extern "C" __global__ void relu_backward(const float *dy, const float *y, float *dx, Index size) {
+extern "C" __global__ void relu_backward(const Real *dy, const Real *y, Real *dx, Index size) {
     Index i = global_thread();
-    if (i < size) dx[i] = y[i] > 0 ? dy[i] : 0;
+    if (i < size) dx[i] = y[i] > 0.0f ? dy[i] : Real(0);
 }
 
-extern "C" __global__ void sigmoid_forward(const float *x, float *y, Index size) {
+extern "C" __global__ void sigmoid_forward(const Real *x, Real *y, Index size) {
     Index i = global_thread();
     if (i >= size) return;
-    float small = expf(-fabsf(x[i]));  // cannot overflow
-    y[i] = x[i] < 0 ? small / (1 + small) : 1 / (1 + small);
+    float value = x[i], small = expf(-fabsf(value));  // cannot overflow
+    y[i] = value < 0 ? small / (1 + small) : 1 / (1 + small);
 }
 
-extern "C" __global__ void sigmoid_backward(const float *dy, const float *y, float *dx,
-                                            Index size) {
+extern "C" __global__ void sigmoid_backward(const Real *dy, const Real *y, Real *dx, Index size) {
     Index i = global_thread();
     if (i < size) dx[i] = dy[i] * y[i] * (1 - y[i]);
 }
 
-extern "C" __global__ void softmax_forward(const float *x, float *y, Index voxels,
+extern "C" __global__ void softmax_forward(const Real *x, Real *y, Index voxels,
                                            Index channels) {
     Index voxel = global_thread();
     if (voxel >= voxels) return;
@@ -34,11 +33,11 @@ extern "C" __global__ void softmax_forward(const float *x, float *y, Index voxel
     y += voxel * channels;
     float largest = x[0], sum = 0;
     for (Index c = 1; c < channels; ++c) largest = fmaxf(largest, x[c]);
-    for (Index c = 0; c < channels; ++c) sum += y[c] = expf(x[c] - largest);
-    for (Index c = 0; c < channels; ++c) y[c] /= sum;
+    for (Index c = 0; c < channels; ++c) sum += expf(x[c] - largest);
+    for (Index c = 0; c < channels; ++c) y[c] = expf(x[c] - largest) / sum;
 }
 
-extern "C" __global__ void softmax_backward(const float *dy, const float *y, float *dx,
+extern "C" __global__ void softmax_backward(const Real *dy, const Real *y, Real *dx,
                                             Index voxels, Index channels) {
     Index voxel = global_thread();
     if (voxel >= voxels) return;
@@ -48,27 +47,12 @@ extern "C" __global__ void softmax_backward(const float *dy, const float *y, flo
     for (Index c = row; c < row + channels; ++c) dx[c] = y[c] * (dy[c] - sum);
 }
 
-// Ten rounds of Philox4x32, as in minibrain/philox.py.
-__device__ inline void philox(unsigned (&c)[4], unsigned k0, unsigned k1) {
-    for (int round = 0; round < 10; ++round) {
-        unsigned long long p0 = c[0] * 0xD2511F53ull, p1 = c[2] * 0xCD9E8D57ull;
-        unsigned next0 = unsigned(p1 >> 32) ^ c[1] ^ k0, next2 = unsigned(p0 >> 32) ^ c[3] ^ k1;
-        c[0] = next0, c[1] = unsigned(p1), c[2] = next2, c[3] = unsigned(p0);
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-}
-
-// y = x * scale where the element's 16 random bits reach the threshold, else 0. One counter gives
-// the bits of eight elements, the low half of each word first.
-extern "C" __global__ void dropout(const float *x, float *y, Index size, Index seed, Index step,
-                                   Index layer, Index threshold, double scale) {
+extern "C" __global__ void dropout(const Real *x, Real *y, Index size, Dropout dropout) {
     Index block = global_thread();
-    unsigned words[4] = {unsigned(block), unsigned(block >> 32), unsigned(layer), unsigned(step)};
-    philox(words, unsigned(seed), unsigned((unsigned long long)seed >> 32));
+    DropoutFactors factors(dropout, block);
     for (int i = 0; i < 8; ++i) {
         Index element = 8 * block + i;
         if (element >= size) return;
-        unsigned random = words[i / 2] >> (i % 2 * 16) & 0xffff;
-        y[element] = x[element] * (random >= threshold ? float(scale) : 0.0f);
+        y[element] = x[element] * factors[i];
     }
 }

@@ -1,10 +1,16 @@
 """ReLU, sigmoid, softmax and dropout; see activation.cu."""
 
-import numpy as np
-
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import THREADS, blocks_for, ceil_divide, contiguous, supported
+from minibrain.kernels.cuda.arguments import (
+    THREADS,
+    alike,
+    blocks_for,
+    ceil_divide,
+    contiguous,
+    packed_dropout,
+    supported,
+)
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
 
@@ -16,7 +22,7 @@ def relu_forward(x):
 
 
 def relu_backward(dy, saved: ReluSaved):
-    return _elementwise("relu_backward", dy, saved.y) if supported(dy, saved.y) else NotImplemented
+    return _elementwise("relu_backward", dy, saved.y) if alike(dy, saved.y) else NotImplemented
 
 
 def sigmoid_forward(x):
@@ -27,9 +33,7 @@ def sigmoid_forward(x):
 
 
 def sigmoid_backward(dy, saved: SigmoidSaved):
-    if not supported(dy, saved.y):
-        return NotImplemented
-    return _elementwise("sigmoid_backward", dy, saved.y)
+    return _elementwise("sigmoid_backward", dy, saved.y) if alike(dy, saved.y) else NotImplemented
 
 
 def softmax_forward(x):
@@ -40,11 +44,11 @@ def softmax_forward(x):
 
 
 def softmax_backward(dy, saved: SoftmaxSaved):
-    return _rows("softmax_backward", dy, saved.y) if supported(dy, saved.y) else NotImplemented
+    return _rows("softmax_backward", dy, saved.y) if alike(dy, saved.y) else NotImplemented
 
 
 def dropout_forward(x, rate: float, key: tuple[int, int, int]):
-    if not (supported(x) and 0 <= rate < 1 and _is_key(key)):
+    if not (supported(x) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
     saved = DropoutSaved(rate, key)
     return _dropout(x, saved), saved
@@ -57,20 +61,20 @@ def dropout_backward(dy, saved: DropoutSaved):
 def _dropout(x, saved: DropoutSaved):
     (x,) = contiguous(x)
     y = array_module(x).empty(x.shape, x.dtype)
-    seed, step, layer = saved.key
-    numbers = [np.uint64(seed), int(step), int(layer), saved.threshold, saved.scale]
     grid = blocks_for(ceil_divide(x.size, 8))
-    loader.launch("activation.dropout", grid, (THREADS,), [x, y, x.size, *numbers])
+    arguments = [x, y, x.size, packed_dropout(saved)]
+    loader.launch("activation.dropout", grid, (THREADS,), arguments)
     return y
 
 
-def _is_key(key):
+def is_key(key) -> bool:
+    """Whether (seed, step, layer) fit into 64, 32 and 32 bits."""
     return all(0 <= number < 2**bits for number, bits in zip(key, (64, 32, 32), strict=True))
 
 
 def _elementwise(kernel, *arrays):
     arrays = contiguous(*arrays)
-    y = array_module(arrays[0]).empty(arrays[0].shape, np.float32)
+    y = array_module(arrays[0]).empty(arrays[0].shape, arrays[0].dtype)
     loader.launch(f"activation.{kernel}", blocks_for(y.size), (THREADS,), [*arrays, y, y.size])
     return y
 
@@ -78,7 +82,7 @@ def _elementwise(kernel, *arrays):
 def _rows(kernel, *arrays):
     """One thread for each voxel, with its channels."""
     arrays = contiguous(*arrays)
-    y = array_module(arrays[0]).empty(arrays[0].shape, np.float32)
+    y = array_module(arrays[0]).empty(arrays[0].shape, arrays[0].dtype)
     channels = y.shape[-1]
     voxels = y.size // channels
     arguments = [*arrays, y, voxels, channels]

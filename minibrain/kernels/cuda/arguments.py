@@ -6,25 +6,48 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import ConvGeometry
+from minibrain.saved import DropoutSaved
 
 THREADS = 256  # of a block in elementwise kernels
 LARGEST_SAMPLE = 2**31 - 1  # voxels; kernels number them in 32 bits
 LARGEST_GRID = 65535  # blocks along y and z
 
+# of an H200; what is cut for these runs on others as well
+MULTIPROCESSORS = 132
+SHARED_BYTES = 227 * 1024  # of a multiprocessor
+
 GEOMETRY = np.dtype(
     [(name, np.int32, 3) for name in ("input", "output", "kernel", "stride", "padding", "dilation")]
 )
 
+DROPOUT = np.dtype(
+    [("seed", np.uint64)]
+    + [(name, np.uint32) for name in ("step", "layer", "threshold")]
+    + [("scale", np.float32)]
+)
+
 
 def supported(*arrays) -> bool:
-    """float32, not empty, a sample's voxels can be numbered, and at most three spatial axes."""
+    """All float32 or all bfloat16, none empty, and a sample's voxels can be numbered."""
     return all(
-        array.dtype == np.float32
+        array.dtype == arrays[0].dtype
+        and array.dtype.name in ("float32", "bfloat16")
         and array.size
         and prod(array.shape[1:-1]) <= LARGEST_SAMPLE
         and array.shape[:1] <= (LARGEST_GRID,)
         for array in arrays
     )
+
+
+def alike(dy, y) -> bool:
+    """Supported, and a gradient has the shape of what it is the gradient of."""
+    return supported(dy, y) and dy.shape == y.shape
+
+
+def numbered(geometry: ConvGeometry) -> bool:
+    """Everything in `packed_geometry` fits into 32 bits, as do the numbers of voxels."""
+    voxels = map(prod, (geometry.padded_size, geometry.output_size))
+    return max(*voxels, *geometry.stride, *geometry.dilation) <= LARGEST_SAMPLE
 
 
 def contiguous(*arrays):
@@ -42,6 +65,11 @@ def packed_geometry(geometry: ConvGeometry):
     ones = [(1,) * (3 - len(axes)) + tuple(axes) for axes in (*fields, geometry.dilation)]
     padding = (0,) * (3 - len(before)) + before
     return np.array((*ones[:4], padding, ones[4]), GEOMETRY)
+
+
+def packed_dropout(saved: DropoutSaved):
+    """`struct Dropout` of common.cuh."""
+    return np.array((*saved.key, saved.threshold, saved.scale), DROPOUT)
 
 
 def ceil_divide(a: int, b: int) -> int:

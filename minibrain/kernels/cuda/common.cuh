@@ -5,7 +5,27 @@
 
 using Index = long long;
 
-extern __shared__ double shared_memory[];
+// The upper half of a float. It is only stored: arithmetic is in float, and a result is rounded
+// once, to the nearest, to the even one of two that are equally near. NaN stays NaN.
+struct bfloat16 {
+    unsigned short bits;
+
+    bfloat16() = default;
+    __device__ bfloat16(float value) {
+        unsigned word = __float_as_uint(value);
+        bits = value == value ? (word + 0x7fff + (word >> 16 & 1)) >> 16 : word >> 16 | 0x40;
+    }
+    __device__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
+
+// What activations and their gradients are stored in: float or bfloat16, as the launch has them.
+// Parameters and their gradients, statistics and sums are float or double in either case.
+#ifndef REAL
+#define REAL float
+#endif
+using Real = REAL;
+
+extern __shared__ __align__(128) double shared_memory[];
 
 __device__ inline Index global_thread() { return blockIdx.x * (Index)blockDim.x + threadIdx.x; }
 
@@ -52,6 +72,36 @@ __device__ inline int output_voxel(const Position &input, const Position &tap, c
     }
     return number_of(p, g.output);
 }
+
+struct Dropout {
+    unsigned long long seed;
+    unsigned step, layer, threshold;
+    float scale;
+};
+
+// What dropout multiplies elements 8 block, ..., 8 block + 7 with: ten rounds of Philox4x32, as in
+// minibrain/philox.py, give each 16 bits, the low half of a word first. What reaches the threshold
+// is kept.
+struct DropoutFactors {
+    Dropout dropout;
+    unsigned words[4];
+
+    __device__ DropoutFactors(const Dropout &d, Index block)
+        : dropout(d), words{unsigned(block), unsigned(block >> 32), d.layer, d.step} {
+        unsigned k0 = unsigned(d.seed), k1 = unsigned(d.seed >> 32);
+        for (int round = 0; round < 10; ++round) {
+            unsigned long long p0 = words[0] * 0xD2511F53ull, p1 = words[2] * 0xCD9E8D57ull;
+            words[0] = unsigned(p1 >> 32) ^ words[1] ^ k0, words[1] = unsigned(p1);
+            words[2] = unsigned(p0 >> 32) ^ words[3] ^ k1, words[3] = unsigned(p0);
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+    }
+
+    __device__ float operator[](int i) const {
+        unsigned random = words[i / 2] >> (i % 2 * 16) & 0xffff;
+        return random >= dropout.threshold ? dropout.scale : 0;
+    }
+};
 
 // Sums over voxels, for every channel and in a fixed order: first within this block's share.
 //

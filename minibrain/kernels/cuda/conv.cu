@@ -1,4 +1,5 @@
-// Convolution in float32, for any kernel, stride, padding, dilation and number of channels.
+// Convolution for any kernel, stride, padding, dilation and number of channels. Weights, bias and
+// sums are float32 whatever the activations are.
 //
 //   correlate         y[n,p,o] = bias[o] + sum_{k,c} w[k,c,o] x[n, s p + d k - padding, c]
 //   spread            x[n,q,c] = bias[c] + sum_{k,o} w[k,c,o] y[n,p,o],  q = s p + d k - padding
@@ -13,13 +14,13 @@ constexpr int THREADS = 128;
 // For each tap the weights of CHUNK channels wait in shared memory, where all threads read them at
 // once; x is read through the cache, OUTPUTS products for each value.
 //
-// Moves, per voxel: K C floats of x for every OUTPUTS channels (from memory once, then from cache)
+// Moves, per voxel: K C values of x for every OUTPUTS channels (from memory once, then from cache)
 // and its channels of y; per block: all weights of its OUTPUTS channels.
 // Grid: (voxels / THREADS, channels / OUTPUTS, samples). Each thread writes what it sums.
 constexpr int OUTPUTS = 16, CHUNK = 32;
 
 template <bool adjoint>
-__device__ void convolve(const float *x, const float *weight, const float *bias, float *y,
+__device__ void convolve(const Real *x, const float *weight, const float *bias, Real *y,
                          const Geometry &g, int inputs, int outputs) {
     float *tile = reinterpret_cast<float *>(shared_memory);  // (CHUNK, OUTPUTS)
     int from_voxels = adjoint ? g.output_voxels() : g.input_voxels();
@@ -35,7 +36,7 @@ __device__ void convolve(const float *x, const float *weight, const float *bias,
     for (int tap = 0; tap < g.taps(); ++tap) {
         Position k = position_of(tap, g.kernel);
         int source = adjoint ? output_voxel(position, k, g) : input_voxel(position, k, g);
-        const float *values = x + (Index)source * inputs;
+        const Real *values = x + (Index)source * inputs;
         for (int start = 0; start < inputs; start += CHUNK) {
             __syncthreads();  // the tile before this one has been used
             for (int i = threadIdx.x; i < CHUNK * OUTPUTS; i += THREADS) {
@@ -47,7 +48,7 @@ __device__ void convolve(const float *x, const float *weight, const float *bias,
             __syncthreads();
             if (!here || source < 0) continue;
             for (int c = 0; c < min(CHUNK, inputs - start); ++c) {
-                float value = __ldg(values + start + c);
+                float value = values[start + c];
 #pragma unroll
                 for (int o = 0; o < OUTPUTS; ++o) sums[o] += value * tile[c * OUTPUTS + o];
             }
@@ -60,14 +61,14 @@ __device__ void convolve(const float *x, const float *weight, const float *bias,
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-correlate(const float *x, const float *weight, const float *bias, float *y, Geometry geometry,
-          Index inputs, Index outputs) {
+correlate(const Real *__restrict__ x, const float *weight, const float *bias, Real *y,
+          Geometry geometry, Index inputs, Index outputs) {
     convolve<false>(x, weight, bias, y, geometry, inputs, outputs);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-spread(const float *y, const float *weight, const float *bias, float *x, Geometry geometry,
-       Index inputs, Index outputs) {
+spread(const Real *__restrict__ y, const float *weight, const float *bias, Real *x,
+       Geometry geometry, Index inputs, Index outputs) {
     convolve<true>(y, weight, bias, x, geometry, inputs, outputs);
 }
 
@@ -76,12 +77,12 @@ spread(const float *y, const float *weight, const float *bias, float *x, Geometr
 // LANES such groups of a block take turns with the positions. At the end their sums are added, in
 // order, and written to partial[part, k, c, o]; reduce.cu adds the parts, in order.
 //
-// Moves, per tap and position: C ceil(O / TILE) floats of x and O ceil(C / TILE) of dy; once: the
+// Moves, per tap and position: C ceil(O / TILE) values of x and O ceil(C / TILE) of dy; once: the
 // parts. Grid: (parts, taps, tiles of c and o).
 constexpr int TILE = 16, VOXELS = 32, GROUP = 16, LANES = THREADS / GROUP;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-weight_gradient(const float *x, const float *dy, float *partial, Geometry geometry, Index samples,
+weight_gradient(const Real *x, const Real *dy, float *partial, Geometry geometry, Index samples,
                 Index inputs, Index outputs) {
     float(*tile_x)[TILE] = reinterpret_cast<float(*)[TILE]>(shared_memory);
     float(*tile_dy)[TILE] = tile_x + VOXELS;
@@ -103,8 +104,8 @@ weight_gradient(const float *x, const float *dy, float *partial, Geometry geomet
             Position p = position_of(here ? number % voxels : 0, geometry.output);
             int source = input_voxel(p, tap, geometry);
             Index at = (n * geometry.input_voxels() + source) * inputs + c;
-            tile_x[i / TILE][i % TILE] = here && source >= 0 && c < inputs ? x[at] : 0;
-            tile_dy[i / TILE][i % TILE] = here && o < outputs ? dy[number * outputs + o] : 0;
+            tile_x[i / TILE][i % TILE] = here && source >= 0 && c < inputs ? float(x[at]) : 0;
+            tile_dy[i / TILE][i % TILE] = here && o < outputs ? float(dy[number * outputs + o]) : 0;
         }
         __syncthreads();
         for (int v = lane; v < VOXELS; v += LANES)

@@ -1,4 +1,7 @@
-"""Convolution and its transpose; see conv.cu for how the sums are cut."""
+"""Convolution and its transpose; see conv.cu for how the sums are cut.
+
+Where there are faster kernels for a shape, in conv_tensor_core.py, those are launched.
+"""
 
 from math import prod
 
@@ -6,11 +9,12 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
-from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda import conv_tensor_core, loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
     ceil_divide,
     contiguous,
+    numbered,
     packed_geometry,
     supported,
 )
@@ -28,15 +32,19 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     if not _fit(x, weight, bias, inputs=-2, outputs=-1):
         return NotImplemented
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
+    if not numbered(geometry):
+        return NotImplemented
     return correlate(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
-    if not supported(x, dy) or weight.dtype != np.float32 or x.ndim > 5:
+    dy = dy.astype(x.dtype, copy=False)  # a loss's gradient is float32
+    if not _gradients_fit(dy, saved, geometry.output_size, outputs=-1):
         return NotImplemented
     dx = spread(dy, weight, geometry) if input_gradient else None
-    return dx, weight_gradient(x, dy, geometry), channel_sum(dy)
+    fast = conv_tensor_core.gradients(x, dy, geometry)
+    return dx, *(fast or (weight_gradient(x, dy, geometry), channel_sum(dy)))
 
 
 def conv_transpose_forward(
@@ -47,31 +55,42 @@ def conv_transpose_forward(
     geometry = conv_transpose_geometry(
         x.shape[1:-1], weight.shape[:-2], stride, padding, dilation, output_padding
     )
+    if not numbered(geometry):
+        return NotImplemented
     return spread(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
-    if not supported(x, dy) or weight.dtype != np.float32 or x.ndim > 5:
+    dy = dy.astype(x.dtype, copy=False)
+    if not _gradients_fit(dy, saved, geometry.input_size, outputs=-2):
         return NotImplemented
     dx = correlate(dy, weight, geometry) if input_gradient else None
-    return dx, weight_gradient(dy, x, geometry), channel_sum(dy)
+    fast = conv_tensor_core.transposed_gradients(dy, x, geometry)
+    return dx, *(fast or (weight_gradient(dy, x, geometry), channel_sum(dy)))
 
 
 def correlate(x, weight, geometry, bias=None):
     """y[n,p,o] = bias[o] + Σ_{k,c} w[k,c,o] · x[n, s·p + d·k − padding, c]."""
+    fast = conv_tensor_core.correlate(x, weight, geometry, bias)
+    if fast is not None:
+        return fast
     return _convolve("conv.correlate", x, weight, bias, geometry, geometry.output_size, -1)
 
 
 def spread(y, weight, geometry, bias=None):
     """x[n, s·p + d·k − padding, c] += Σ_o w[k,c,o] · y[n,p,o], and then + bias[c]."""
+    fast = conv_tensor_core.spread(y, weight, geometry, bias)
+    if fast is not None:
+        return fast
     return _convolve("conv.spread", y, weight, bias, geometry, geometry.input_size, -2)
 
 
 def _convolve(kernel, x, weight, bias, geometry, size, channel_axis):
     x, weight = contiguous(x, weight)
+    bias = None if bias is None else contiguous(bias)[0]
     outputs = weight.shape[channel_axis]
-    y = array_module(x).empty((len(x), *size, outputs), np.float32)
+    y = array_module(x).empty((len(x), *size, outputs), x.dtype)
     grid = (ceil_divide(prod(size), THREADS), ceil_divide(outputs, OUTPUTS), len(x))
     arguments = [x, weight, bias, y, packed_geometry(geometry), x.shape[-1], outputs]
     loader.launch(kernel, grid, (THREADS,), arguments, shared_bytes=4 * CHUNK * OUTPUTS)
@@ -98,14 +117,28 @@ def weight_gradient(x, dy, geometry):
 def _fit(x, weight, bias, inputs, outputs):
     """Whether the shapes agree; the reference says what is wrong if they do not."""
     return (
-        x.ndim in (3, 4, 5)
-        and weight.ndim == x.ndim
+        weight.ndim == x.ndim
         and supported(x)
-        and weight.dtype == np.float32
-        and weight.size
+        and _weight_fits(weight)
         and x.shape[-1] == weight.shape[inputs]
-        and (bias is None or (bias.shape == (weight.shape[outputs],) and bias.dtype == x.dtype))
-        and prod(weight.shape[:-2]) <= LARGEST_GRID
-        and ceil_divide(weight.shape[-1], TILE) * ceil_divide(weight.shape[-2], TILE)
-        <= LARGEST_GRID
+        and (bias is None or (bias.shape == (weight.shape[outputs],) and bias.dtype == np.float32))
+    )
+
+
+def _gradients_fit(dy, saved: ConvSaved, size, outputs):
+    """Whether dy is the gradient of what was computed, and that by one of these kernels."""
+    x, weight, geometry = saved
+    shape = (len(x), *size, weight.shape[outputs])
+    fits = supported(x, dy) and dy.shape == shape
+    return fits and _weight_fits(weight) and numbered(geometry)
+
+
+def _weight_fits(weight):
+    """float32, one to three spatial axes, and taps and tiles of channels within a grid's limits."""
+    tiles = [ceil_divide(channels, TILE) for channels in weight.shape[-2:]]
+    return (
+        weight.dtype == np.float32
+        and weight.ndim in (3, 4, 5)
+        and weight.size
+        and max(prod(weight.shape[:-2]), prod(tiles)) <= LARGEST_GRID
     )

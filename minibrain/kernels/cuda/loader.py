@@ -8,8 +8,11 @@ driver nor CuPy, only NVRTC, which comes with `pip install 'minibrain[cuda13]'`.
 import ctypes
 import hashlib
 import os
+import re
 import sys
+import warnings
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,11 @@ from minibrain.errors import InputError
 from minibrain.files import replacing
 
 SOURCES = Path(__file__).parent
+UNASKED_BYTES = 48 * 1024  # of shared memory; beyond, a kernel must be allowed to have more
+MOST_SHARED_BYTES = 8  # the driver's number of that attribute
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 OPTIONS = ("-std=c++17", "-default-device")
+DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def launch(name: str, grid, block, arguments, shared_bytes: int = 0):
@@ -29,23 +36,32 @@ def launch(name: str, grid, block, arguments, shared_bytes: int = 0):
     name : "file.kernel", for the kernel of that name in file.cu
     grid, block : numbers of blocks, and of threads in each, along x, y and z
     arguments : as the kernel declares them, see `packed`
-    shared_bytes : of shared memory for each block, at most 48 KiB
+    shared_bytes : of shared memory for each block
     """
     import cupy
 
-    capability = cupy.cuda.Device().compute_capability
-    kernel = _kernel(name, f"sm_{capability}", cupy.cuda.Device().id)
-    kernel(grid, block, tuple(map(packed, arguments)), shared_mem=shared_bytes)
+    device = cupy.cuda.Device()
+    architecture = f"sm_{device.compute_capability}"
+    function = _function(name, real_type(arguments), architecture, device.id)
+    if shared_bytes > UNASKED_BYTES:
+        cupy.cuda.driver.funcSetAttribute(function.ptr, MOST_SHARED_BYTES, shared_bytes)
+    function(grid, block, tuple(map(packed, arguments)), shared_mem=shared_bytes)
 
 
 def packed(argument):
-    """An int arrives as long long, a float as double, None as a null pointer, an array of the
+    """An integer arrives as long long, a float as double, None as a null pointer, an array of the
     device as a pointer to its first element, and NumPy data of no dimension byte by byte."""
     if argument is None:
         return np.uint64(0)
-    if isinstance(argument, int):
-        return np.int64(argument)
-    return np.float64(argument) if isinstance(argument, float) else argument
+    if isinstance(argument, Integral):
+        return np.uint64(int(argument) % 2**64)
+    return np.float64(argument) if isinstance(argument, Real) else argument
+
+
+def real_type(arguments) -> str:
+    """What Real stands for in the sources: bfloat16 if one of the arrays is that, else float."""
+    dtypes = (getattr(argument, "dtype", None) for argument in arguments)
+    return "bfloat16" if any(dtype and dtype.name == "bfloat16" for dtype in dtypes) else "float"
 
 
 def address(array) -> int:
@@ -54,45 +70,85 @@ def address(array) -> int:
 
 
 @cache
-def _kernel(name: str, architecture: str, device: int):
-    """A CuPy kernel; modules are loaded once for each device."""
+def _function(name: str, real: str, architecture: str, device: int):
+    """A kernel on a device, as CuPy starts it."""
+    file, _, kernel = name.partition(".")
+    return _module(file, real, architecture, device).get_function(kernel)
+
+
+@cache
+def _module(file: str, real: str, architecture: str, device: int):
+    """All kernels of a file, loaded once for each device."""
     import cupy
 
-    file, _, kernel = name.partition(".")
-    return cupy.RawModule(path=str(cubin_path(file, architecture))).get_function(kernel)
+    module = cupy.cuda.Module()
+    module.load(cubin(file, real, architecture))
+    return module
 
 
-def cubin_path(file: str, architecture: str) -> Path:
-    """The compiled file.cu in the cache, where it is put if need be.
+def cubin(file: str, real: str, architecture: str) -> bytes:
+    """The machine code of file.cu, from the cache, where it is put if need be.
+
+    Parameters
+    ----------
+    real : "float" or "bfloat16", what Real stands for
+    architecture : such as "sm_90"
 
     Raises
     ------
-    InputError : NVRTC cannot be found, or the cache folder cannot be written
+    InputError : NVRTC cannot be found
     RuntimeError : with the compiler's log, if the source does not compile
     """
     compiler = Compiler()
-    options = (*OPTIONS, f"-arch={architecture}")
+    options = (*OPTIONS, f"-DREAL={real}", f"-arch={architecture}")
     key = "\n".join((source(file), *options, str(compiler.version)))
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
-    path = _cache_folder() / f"{file}-{architecture}-{digest}.cubin"
-    if not path.exists():
-        cubin, _ = compiler.compile(source(file), f"{file}.cu", options)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as stream:
-                stream.write(cubin)
-        except OSError as error:
-            raise InputError(
-                f"compiled kernels cannot be kept in {path.parent} ({error.strerror}); "
-                "set MINIBRAIN_CACHE to a folder that can be written"
-            ) from error
-    return path
+    path = _cache_folder() / f"{file}-{real}-{architecture}-{digest}.cubin"
+    code = _read(path)
+    if code is None:
+        code, _ = compiler.compile(source(file), f"{file}.cu", options)
+        _keep(path, code)
+    return code
+
+
+def _read(path: Path) -> bytes | None:
+    """Code from the cache, or None if it is not there or damaged: its hash comes before it."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as stream:
+            stream.write(hashlib.sha256(code).digest() + code)
+    except OSError as error:
+        warnings.warn(
+            f"compiled kernels cannot be kept in {path.parent} ({error.strerror}), so every start "
+            "takes longer; set MINIBRAIN_CACHE to a folder that can be written",
+            stacklevel=2,
+        )
 
 
 def source(file: str) -> str:
-    """common.cuh and file.cu, as one text."""
-    parts = (SOURCES / "common.cuh", SOURCES / f"{file}.cu")
-    return "\n".join(f'#line 1 "{part.name}"\n{part.read_text("utf-8")}' for part in parts)
+    """common.cuh and file.cu, with what it includes, as one text."""
+    return f"{included('common.cuh')}\n{included(f'{file}.cu')}"
+
+
+def included(name: str) -> str:
+    """A file of the sources with its own includes in their places; the compiler's messages name
+    the files and lines."""
+
+    def put_in_place(include: re.Match) -> str:
+        next_line = include.string.count("\n", 0, include.end()) + 2
+        return f'{included(include[1])}\n#line {next_line} "{name}"'
+
+    text = (SOURCES / name).read_text("utf-8")
+    return f'#line 1 "{name}"\n{re.sub(INCLUDE, put_in_place, text)}'
 
 
 def _cache_folder() -> Path:
@@ -110,13 +166,14 @@ class Compiler:
     def __init__(self):
         self._library = _nvrtc()
         numbers = ctypes.c_int(), ctypes.c_int()
-        self._library.nvrtcVersion(*map(ctypes.byref, numbers))
+        self._call("Version", *map(ctypes.byref, numbers))
         self.version = tuple(number.value for number in numbers)
 
     def compile(self, text: str, name: str, options) -> tuple[bytes, str]:
         """(cubin, log). Raises RuntimeError with the log if the text does not compile."""
         program = ctypes.c_void_p()
-        self._call("CreateProgram", ctypes.byref(program), text.encode(), name.encode(), 0, 0, 0)
+        names = text.encode(), name.encode()
+        self._call("CreateProgram", ctypes.byref(program), *names, 0, None, None)
         try:
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             failed = self._library.nvrtcCompileProgram(program, len(options), encoded)
@@ -147,7 +204,8 @@ def _nvrtc():
 
         return ctypes.CDLL(load_nvidia_dynamic_lib("nvrtc").abs_path)
     except (ImportError, RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(
             "CUDA's runtime compiler NVRTC cannot be found; "
-            f"pip install 'minibrain[cuda13]' or [cuda12] ({str(error).splitlines()[0]})"
+            f"pip install 'minibrain[cuda13]' or [cuda12] ({reason})"
         ) from error

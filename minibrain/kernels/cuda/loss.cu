@@ -1,5 +1,5 @@
-// Cross-entropy and soft Dice of logits z, with p = softmax(z) and t the one-hot labels. The
-// labels have been checked: they are in [0, channels).
+// Cross-entropy and soft Dice of logits z, with p = softmax(z) and t the one-hot labels. A label
+// outside [0, channels) belongs to no class: not every voxel is counted then, and the loss is NaN.
 //
 //   forward    log_softmax writes p and log p (which may be null);
 //              sum_loss adds, for every class, -t log p, p t, p and t; finish_loss ends it.
@@ -8,7 +8,7 @@
 // Moves: forward z once, log p and p twice; backward p and dz once, labels always.
 // One thread writes each voxel's channels; the sums are cut as sum_over_voxels says.
 
-extern "C" __global__ void log_softmax(const float *logits, float *log_p, float *p, Index voxels,
+extern "C" __global__ void log_softmax(const Real *logits, float *log_p, float *p, Index voxels,
                                        Index channels) {
     Index voxel = global_thread();
     if (voxel >= voxels) return;
@@ -39,14 +39,17 @@ extern "C" __global__ void sum_loss(const float *log_p, const float *p, const in
 
 // One thread: overlap = 2 sum(p t) + smooth and total = sum(p) + sum(t) + smooth for each of the
 // `size` groups and classes, and the loss, cce_weight * cross-entropy + dice_weight * Dice loss.
+// All of it is NaN if a voxel has no class.
 extern "C" __global__ void finish_loss(const double *sums, double *overlap, double *total,
                                        double *loss, Index size, Index voxels, double smooth,
                                        double cce_weight, double dice_weight) {
-    double cross_entropy = 0, score = 0;
+    double cross_entropy = 0, score = 0, counted = 0;
+    for (Index i = 0; i < size; ++i) counted += sums[3 * size + i];
+    double poison = counted == voxels ? 0 : 0.0 / 0.0;
     for (Index i = 0; i < size; ++i) {
-        cross_entropy += sums[i];
+        cross_entropy += sums[i] + poison;
         overlap[i] = 2 * sums[size + i] + smooth;
-        total[i] = sums[2 * size + i] + sums[3 * size + i] + smooth;
+        total[i] = sums[2 * size + i] + sums[3 * size + i] + smooth + poison;
         if (dice_weight) score += overlap[i] / total[i];
     }
     *loss = cce_weight * cross_entropy / voxels + dice_weight * (1 - score / size);

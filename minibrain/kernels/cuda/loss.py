@@ -1,4 +1,8 @@
-"""Cross-entropy, soft Dice and their sum; see loss.cu."""
+"""Cross-entropy, soft Dice and their sum; see loss.cu.
+
+To ask whether all labels are in [0, classes) would be to wait for the device. They are counted
+instead: if one is not, the loss is NaN.
+"""
 
 import numpy as np
 
@@ -26,7 +30,7 @@ def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     p, labels = saved
     if not supported(p):
         return NotImplemented
-    p, labels = contiguous(p, labels.astype(np.int32))
+    p, labels = contiguous(p, _int32(labels))
     dz = array_module(p).empty(p.shape, np.float32)
     arguments = [p, labels, dz, dz.size, dz.shape[-1], float(dloss) / labels.size]
     loader.launch("loss.cross_entropy_backward", blocks_for(dz.size), (THREADS,), arguments)
@@ -63,7 +67,7 @@ def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
 def _forward(logits, labels, cce_weight, dice_weight, smooth=1.0, per_sample=False):
     """(loss, p, overlap, total); log p is written for the cross-entropy alone."""
     xp = array_module(logits)
-    logits, labels = contiguous(logits, labels.astype(np.int32))
+    logits, labels = contiguous(logits, _int32(labels))
     groups, channels = len(logits) if per_sample else 1, logits.shape[-1]
     log_p = xp.empty(logits.shape, np.float32) if cce_weight else None
     p = xp.empty(logits.shape, np.float32)
@@ -84,7 +88,7 @@ def _dice_backward(cce_weight, dice_weight, saved: DiceSaved):
     p, labels, overlap, total = saved
     if not supported(p):
         return NotImplemented
-    p, labels, overlap, total = contiguous(p, labels.astype(np.int32), overlap, total)
+    p, labels, overlap, total = contiguous(p, _int32(labels), overlap, total)
     dz = array_module(p).empty(p.shape, np.float32)
     channels = p.shape[-1]
     voxels_of_group = labels.size * channels // overlap.size
@@ -96,16 +100,19 @@ def _dice_backward(cce_weight, dice_weight, saved: DiceSaved):
 
 
 def _fit(logits, labels):
-    """Whether the labels suit the logits; the reference says what is wrong if they do not.
-
-    Asking for their range waits for the device.
-    """
+    """Whether the labels suit the logits; the reference says what is wrong if they do not."""
     return (
         logits.ndim > 1
         and supported(logits)
         and logits.shape[-1] <= LARGEST_GRID
         and labels.shape == logits.shape[:-1]
         and labels.dtype.kind in "iu"
-        and int(labels.min()) >= 0
-        and int(labels.max()) < logits.shape[-1]
     )
+
+
+def _int32(labels):
+    """Labels as kernels take them; one that needs more bits becomes -1, which is no class."""
+    narrow = labels.astype(np.int32, copy=False)
+    if labels.dtype.itemsize < 8:
+        return narrow
+    return array_module(labels).where(narrow == labels, narrow, np.int32(-1))

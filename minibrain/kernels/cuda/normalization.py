@@ -7,21 +7,21 @@ from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
     THREADS,
+    alike,
     blocks_for,
+    ceil_divide,
     contiguous,
+    packed_dropout,
     supported,
 )
 from minibrain.kernels.cuda.reduce import add_parts, sums_over_voxels
-from minibrain.saved import NormSaved
+from minibrain.saved import DropoutSaved, NormSaved
 
 
 def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
-    axes = tuple(range(1, x.ndim - 1))
-    if not _fit(x, gamma, beta) or x[0].size == x.shape[-1]:
+    if not instance_norm_fits(x, gamma, beta):
         return NotImplemented
-    x, gamma, beta = contiguous(x, gamma, beta)
-    mean, variance = _statistics(x, groups=len(x))
-    return _normalize(x, gamma, beta, mean, variance, eps, axes)
+    return instance_norm(x, gamma, beta, eps)
 
 
 def batch_norm_forward(
@@ -33,18 +33,32 @@ def batch_norm_forward(
         x, gamma, beta = contiguous(x, gamma, beta)
         mean, variance = _statistics(x, groups=1)
         return _normalize(x, gamma, beta, mean, variance, eps, tuple(range(x.ndim - 1)))
-    if training or running_mean is None or not _fit(x, running_mean, running_variance):
+    if training or running_mean is None or running_variance is None:
+        return NotImplemented
+    if not _fit(x, running_mean, running_variance):
         return NotImplemented
     x, gamma, beta, *running = contiguous(x, gamma, beta, running_mean, running_variance)
     return _normalize(x, gamma, beta, *running, eps, axes=())
 
 
 def instance_norm_backward(dy, saved: NormSaved):
-    return _normalize_backward(dy, saved)
+    return normalize_backward(dy, saved)
 
 
 def batch_norm_backward(dy, saved: NormSaved):
-    return _normalize_backward(dy, saved)
+    return normalize_backward(dy, saved)
+
+
+def instance_norm_fits(x, gamma, beta) -> bool:
+    return _fit(x, gamma, beta) and x[0].size > x.shape[-1]
+
+
+def instance_norm(x, gamma, beta, eps, dropout: DropoutSaved | None = None):
+    """(y, NormSaved); with `dropout` y has passed a ReLU, and then that."""
+    axes = tuple(range(1, x.ndim - 1))
+    x, gamma, beta = contiguous(x, gamma, beta)
+    mean, variance = _statistics(x, groups=len(x))
+    return _normalize(x, gamma, beta, mean, variance, eps, axes, dropout)
 
 
 def _statistics(x, groups):
@@ -66,28 +80,36 @@ def _divide(sums, voxels):
     return means
 
 
-def _normalize(x, gamma, beta, mean, variance, eps, axes):
+def _normalize(x, gamma, beta, mean, variance, eps, axes, dropout=None):
     xp = array_module(x)
-    inv_std, y = xp.empty(mean.shape, np.float32), xp.empty(x.shape, np.float32)
+    inv_std, y = xp.empty(mean.shape, np.float32), xp.empty(x.shape, x.dtype)
     arguments = [variance, inv_std, mean.size, float(eps)]
     loader.launch("normalization.invert", blocks_for(mean.size), (THREADS,), arguments)
     arguments = [x, gamma, beta, mean, inv_std, y, *_sizes(x, mean)]
-    loader.launch("normalization.normalize", blocks_for(x.size), (THREADS,), arguments)
+    if dropout is None:
+        loader.launch("normalization.normalize", blocks_for(x.size), (THREADS,), arguments)
+    else:
+        arguments.append(packed_dropout(dropout))
+        grid = blocks_for(ceil_divide(x.size, 8))
+        loader.launch("normalization.norm_relu", grid, (THREADS,), arguments)
     return y, NormSaved(x, gamma, mean, variance, inv_std, axes)
 
 
-def _normalize_backward(dy, saved: NormSaved):
+def normalize_backward(dy, saved: NormSaved, y=None, scale=1.0):
+    """(dx, dgamma, dbeta), of dy or, if y is given, of scale · dy where y is above 0."""
     x, gamma, mean, _, inv_std, axes = saved
-    if not (supported(dy, x) and gamma.dtype == mean.dtype == np.float32):
+    if not (alike(dy, x) and gamma.dtype == mean.dtype == np.float32):
         return NotImplemented
     dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    upstream = [dy, y if y is None else contiguous(y)[0], scale]
     size, voxels, channels = _sizes(x, mean)
     groups = mean.size // channels
-    kernel, arguments = "normalization.sum_gradients", [dy, x, mean, inv_std]
+    kernel, arguments = "normalization.sum_gradients", [*upstream, x, mean, inv_std]
     sums = sums_over_voxels(kernel, x, 2, groups, voxels, channels, arguments)
     dbeta, dgamma = add_parts(sums, 1, "add_parts_to_float", np.float32)
-    dx = array_module(x).empty(x.shape, np.float32)
-    arguments = [dy, x, gamma, mean, inv_std, sums if axes else None, dx, size, voxels, channels]
+    dx = array_module(x).empty(x.shape, x.dtype)
+    arguments = [*upstream, x, gamma, mean, inv_std, sums if axes else None, dx]
+    arguments += [size, voxels, channels]
     loader.launch("normalization.normalize_backward", blocks_for(size), (THREADS,), arguments)
     return dx, dgamma, dbeta
 

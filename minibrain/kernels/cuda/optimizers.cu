@@ -1,4 +1,4 @@
-// Adam over all parameters in one launch, each where it lies.
+// Adam over all parameters in one launch, each where it lies, and the sum of their gradients' squares.
 //
 //   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,
 //   value -= learning_rate / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + epsilon)
@@ -6,29 +6,53 @@
 // m and v are laid end to end. Block b works on CHUNK elements of one parameter; which one, it
 // finds by halving in a table: row 0 the parameters' values, 1 their gradients, 2 where they begin
 // in m and v (and at the end how long these are), 3 the first block of each.
-// Moves: value, m and v once each way, g once. A thread writes the elements it computes.
+// Moves: value, m and v once each way, g once. A thread writes the elements it computes; of the
+// squares a block writes its sum, in a fixed order.
 
 constexpr int CHUNK = 1024;
+
+// What this block works on: elements [start, end) of one parameter, which begins at `begin` in m, v.
+struct Share {
+    float *value;
+    const float *gradient;
+    Index begin, start, end;
+
+    __device__ Share(const Index *table, Index parameters) {
+        Index row = parameters + 1, which = 0, beyond = parameters;
+        const Index *begins = table + 2 * row, *first_blocks = table + 3 * row;
+        while (beyond - which > 1) {
+            Index middle = (which + beyond) / 2;
+            (first_blocks[middle] <= blockIdx.x ? which : beyond) = middle;
+        }
+        value = reinterpret_cast<float *>(table[which]);
+        gradient = reinterpret_cast<const float *>(table[row + which]);
+        begin = begins[which], start = (blockIdx.x - first_blocks[which]) * CHUNK;
+        end = min(start + CHUNK, begins[which + 1] - begin);
+    }
+};
 
 extern "C" __global__ void adam(float *mean, float *square, const Index *table, Index parameters,
                                 double learning_rate, double beta1, double beta2, double epsilon,
                                 double correction1, double correction2) {
-    Index row = parameters + 1;
-    const Index *begins = table + 2 * row, *first_blocks = table + 3 * row;
-    Index which = 0, beyond = parameters;
-    while (beyond - which > 1) {
-        Index middle = (which + beyond) / 2;
-        (first_blocks[middle] <= blockIdx.x ? which : beyond) = middle;
-    }
-    float *value = reinterpret_cast<float *>(table[which]);
-    const float *gradient = reinterpret_cast<const float *>(table[row + which]);
-    Index begin = begins[which], size = begins[which + 1] - begin;
-    Index start = (blockIdx.x - first_blocks[which]) * CHUNK, end = min(start + CHUNK, size);
+    Share share(table, parameters);
+    mean += share.begin, square += share.begin;
     float b1 = beta1, b2 = beta2, rate = learning_rate / correction1;
-    for (Index i = start + threadIdx.x; i < end; i += blockDim.x) {
-        float g = gradient[i];
-        float m = mean[begin + i] = b1 * mean[begin + i] + float(1 - beta1) * g;
-        float v = square[begin + i] = b2 * square[begin + i] + float(1 - beta2) * g * g;
-        value[i] -= rate * m / (sqrtf(v / float(correction2)) + float(epsilon));
+    for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x) {
+        float g = share.gradient[i];
+        float m = mean[i] = b1 * mean[i] + float(1 - beta1) * g;
+        float v = square[i] = b2 * square[i] + float(1 - beta2) * g * g;
+        share.value[i] -= rate * m / (sqrtf(v / float(correction2)) + float(epsilon));
     }
+}
+
+extern "C" __global__ void sum_squares(const Index *table, Index parameters, double *partial) {
+    Share share(table, parameters);
+    double sum = 0;
+    for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x)
+        sum += (double)share.gradient[i] * share.gradient[i];
+    shared_memory[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    for (int thread = 1; thread < blockDim.x; ++thread) sum += shared_memory[thread];
+    partial[blockIdx.x] = sum;
 }

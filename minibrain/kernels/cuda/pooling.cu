@@ -16,7 +16,7 @@ struct Element {
         : sample(i / channels / voxels), voxel(i / channels % voxels), channel(i % channels) {}
 };
 
-extern "C" __global__ void max_pool_forward(const float *x, float *y, int *winner,
+extern "C" __global__ void max_pool_forward(const Real *x, Real *y, int *winner,
                                             Geometry geometry, Index size, Index channels) {
     Index i = global_thread();
     if (i >= size) return;
@@ -36,7 +36,7 @@ extern "C" __global__ void max_pool_forward(const float *x, float *y, int *winne
     winner[i] = first;
 }
 
-extern "C" __global__ void max_pool_backward(const float *dy, const int *winner, float *dx,
+extern "C" __global__ void max_pool_backward(const Real *dy, const int *winner, Real *dx,
                                              Geometry geometry, Index size, Index channels) {
     Index i = global_thread();
     if (i >= size) return;
@@ -53,7 +53,7 @@ extern "C" __global__ void max_pool_backward(const float *dy, const int *winner,
 }
 
 // The geometry of upsampling is that of a pooling back from y, its input, to x: kernel = stride.
-extern "C" __global__ void upsample_forward(const float *x, float *y, Geometry geometry,
+extern "C" __global__ void upsample_forward(const Real *x, Real *y, Geometry geometry,
                                             Index size, Index channels) {
     Index i = global_thread();
     if (i >= size) return;
@@ -64,7 +64,7 @@ extern "C" __global__ void upsample_forward(const float *x, float *y, Geometry g
     y[i] = x[voxel * channels + e.channel];
 }
 
-extern "C" __global__ void upsample_backward(const float *dy, float *dx, Geometry geometry,
+extern "C" __global__ void upsample_backward(const Real *dy, Real *dx, Geometry geometry,
                                              Index size, Index channels) {
     Index i = global_thread();
     if (i >= size) return;
@@ -77,7 +77,7 @@ extern "C" __global__ void upsample_backward(const float *dy, float *dx, Geometr
     dx[i] = sum;
 }
 
-extern "C" __global__ void concat_forward(const float *a, const float *b, float *y, Index size,
+extern "C" __global__ void concat_forward(const Real *a, const Real *b, Real *y, Index size,
                                           Index a_channels, Index b_channels) {
     Index i = global_thread(), channels = a_channels + b_channels;
     if (i >= size) return;
@@ -85,7 +85,7 @@ extern "C" __global__ void concat_forward(const float *a, const float *b, float 
     y[i] = c < a_channels ? a[voxel * a_channels + c] : b[voxel * b_channels + c - a_channels];
 }
 
-extern "C" __global__ void concat_backward(const float *dy, float *da, float *db, Index size,
+extern "C" __global__ void concat_backward(const Real *dy, Real *da, Real *db, Index size,
                                            Index a_channels, Index b_channels) {
     Index i = global_thread(), channels = a_channels + b_channels;
     if (i >= size) return;

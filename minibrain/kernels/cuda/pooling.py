@@ -3,12 +3,13 @@
 import numpy as np
 
 from minibrain.arrays import array_module
-from minibrain.geometry import conv_geometry, kernel_extent, per_axis
+from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
     blocks_for,
     contiguous,
+    numbered,
     packed_geometry,
     supported,
 )
@@ -20,8 +21,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
         return NotImplemented
     stride = kernel_size if stride is None else stride
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
-    extents = map(kernel_extent, geometry.kernel_size, geometry.dilation)
-    if any(max(pair) >= extent for pair, extent in zip(geometry.padding, extents, strict=True)):
+    if not numbered(geometry) or axis_of_padding_only(geometry) is not None:
         return NotImplemented  # the reference says what is wrong
     (x,) = contiguous(x)
     y = _empty(x, geometry.output_size)
@@ -32,7 +32,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
 
 def max_pool_backward(dy, saved: MaxPoolSaved):
     winner, geometry = saved
-    if not _fits(dy):
+    if not (_fits(dy) and numbered(geometry) and dy.shape == winner.shape):
         return NotImplemented
     dy, winner = contiguous(dy, winner)
     dx = _empty(dy, geometry.input_size)
@@ -45,16 +45,17 @@ def upsample_forward(x, factor=2):
         return NotImplemented
     factor = per_axis(factor, x.ndim - 2, "factor")
     size = [n * f for n, f in zip(x.shape[1:-1], factor, strict=True)]
+    geometry = conv_geometry(size, factor, factor)
+    if not numbered(geometry):
+        return NotImplemented
     (x,) = contiguous(x)
     y = _empty(x, size)
-    if not supported(y):
-        return NotImplemented
-    _launch("upsample_forward", [x, y], conv_geometry(size, factor, factor), y)
+    _launch("upsample_forward", [x, y], geometry, y)
     return y, UpsampleSaved(factor)
 
 
 def upsample_backward(dy, saved: UpsampleSaved):
-    if not _fits(dy):
+    if not _fits(dy) or any(n % f for n, f in zip(dy.shape[1:-1], saved.factor, strict=True)):
         return NotImplemented
     geometry = conv_geometry(dy.shape[1:-1], saved.factor, saved.factor)
     (dy,) = contiguous(dy)
@@ -68,7 +69,7 @@ def concat_forward(a, b):
         return NotImplemented
     a, b = contiguous(a, b)
     channels = a.shape[-1], b.shape[-1]
-    y = array_module(a).empty((*a.shape[:-1], sum(channels)), np.float32)
+    y = array_module(a).empty((*a.shape[:-1], sum(channels)), a.dtype)
     arguments = [a, b, y, y.size, *channels]
     loader.launch("pooling.concat_forward", blocks_for(y.size), (THREADS,), arguments)
     return y, ConcatSaved(channels[0])
@@ -79,7 +80,7 @@ def concat_backward(dy, saved: ConcatSaved):
     if not supported(dy) or min(channels) < 1:
         return NotImplemented
     (dy,) = contiguous(dy)
-    da, db = (array_module(dy).empty((*dy.shape[:-1], c), np.float32) for c in channels)
+    da, db = (array_module(dy).empty((*dy.shape[:-1], c), dy.dtype) for c in channels)
     arguments = [dy, da, db, dy.size, *channels]
     loader.launch("pooling.concat_backward", blocks_for(dy.size), (THREADS,), arguments)
     return da, db
@@ -90,7 +91,7 @@ def _fits(x):
 
 
 def _empty(x, size):
-    return array_module(x).empty((len(x), *size, x.shape[-1]), np.float32)
+    return array_module(x).empty((len(x), *size, x.shape[-1]), x.dtype)
 
 
 def _launch(kernel, arrays, geometry, written):

@@ -1,15 +1,23 @@
 // Sums in two stages: parts of it, block by block, and then the parts, in order.
 //
-// add_parts_*: partial (rows, parts, length) -> sums (rows, length), one thread for each sum, which
-// reads its parts and writes it. Moves the partial sums once; they are few.
+// add_parts_*: partial (rows, parts, length) -> sums (rows, length). A block adds COLUMNS sums up:
+// of its LANES threads for each, one takes every LANES-th part, and then the first adds the lanes,
+// in order, and writes. Moves the partial sums once; they are few.
+constexpr int COLUMNS = 32, LANES = 8;
 
 template <class From, class To>
 __device__ void add_parts(const From *partial, To *sums, Index rows, Index parts, Index length) {
-    Index i = global_thread();
-    if (i >= rows * length) return;
-    const From *first = partial + i / length * parts * length + i % length;
+    double(*lanes)[COLUMNS] = reinterpret_cast<double(*)[COLUMNS]>(shared_memory);
+    Index i = blockIdx.x * (Index)COLUMNS + threadIdx.x;
     double sum = 0;
-    for (Index part = 0; part < parts; ++part) sum += first[part * length];
+    if (i < rows * length) {
+        const From *first = partial + i / length * parts * length + i % length;
+        for (Index part = threadIdx.y; part < parts; part += LANES) sum += first[part * length];
+    }
+    lanes[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || i >= rows * length) return;
+    for (int lane = 1; lane < LANES; ++lane) sum += lanes[lane][threadIdx.x];
     sums[i] = sum;
 }
 
@@ -29,7 +37,7 @@ extern "C" __global__ void add_float_parts(const float *partial, float *sums, In
 }
 
 // sum_channels: x (voxels, channels) -> partial (1, 1, parts, channels). Reads x once.
-extern "C" __global__ void sum_channels(const float *x, Index voxels, Index channels,
+extern "C" __global__ void sum_channels(const Real *x, Index voxels, Index channels,
                                         double *partial) {
     sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
         sums[0] += x[voxel * channels + channel];

@@ -6,8 +6,9 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import THREADS, blocks_for, ceil_divide, contiguous
+from minibrain.kernels.cuda.arguments import THREADS, ceil_divide, contiguous
 
+COLUMNS, LANES = 32, 8  # as in reduce.cu
 MOST_PARTS = 256  # of the voxels of a group
 ROWS_EACH = 16  # voxels that a thread adds at least, if there are as many
 
@@ -45,8 +46,9 @@ def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
     *rows, parts = partial.shape[: axis + 1]
     length = partial.shape[axis + 1 :]
     sums = array_module(partial).empty((*rows, *length), dtype or partial.dtype)
-    sizes = [prod(rows), parts, prod(length)]
-    loader.launch(f"reduce.{kernel}", blocks_for(sums.size), (THREADS,), [partial, sums, *sizes])
+    arguments = [partial, sums, prod(rows), parts, prod(length)]
+    grid, block = (ceil_divide(sums.size, COLUMNS),), (COLUMNS, LANES)
+    loader.launch(f"reduce.{kernel}", grid, block, arguments, shared_bytes=8 * COLUMNS * LANES)
     return sums
 
 

@@ -1,0 +1,116 @@
+"""Is minibrain right on this machine's GPU, and how fast beside PyTorch?
+
+python -m benchmarks.gpu             everything, under nine minutes
+python -m benchmarks.gpu --quick     under two minutes
+python -m benchmarks.gpu --smoke     the same logic at toy size on the CPU: no figure means anything
+
+Every section runs in a process of its own, so that an illegal access of one spoils no other and
+none leaves memory behind. What is known is saved after each, to benchmarks/results/. Needs NumPy,
+CuPy and PyTorch; without a GPU it says so and exits with 2. The exit code is 1 if a section failed
+or found something wrong.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+from benchmarks import gpu_checks, gpu_times
+from benchmarks.gpu_setting import Setting
+from benchmarks.gpu_table import markdown
+from benchmarks.results_file import FOLDER, machine, write_json
+from minibrain.arrays import find_device
+from minibrain.errors import InputError
+
+SECTIONS = {
+    "environment": gpu_times.environment,
+    "ceilings": gpu_times.ceilings,
+    "operations": gpu_checks.operations,
+    "network": gpu_checks.network,
+    "identical": gpu_checks.identical,
+    "curve": gpu_checks.curve,
+    "step": gpu_times.step,
+    "layers": gpu_times.layers,
+}
+BUDGET = {"full": 520, "quick": 110, "smoke": 300}  # seconds; sections that come later are left out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    modes = parser.add_mutually_exclusive_group()
+    for mode in ("quick", "smoke"):
+        modes.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode)
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="FOLDER")
+    parser.add_argument("--section", help=argparse.SUPPRESS)  # what a child process is told
+    options = parser.parse_args()
+    mode = options.mode or "full"
+    if options.section:
+        result = SECTIONS[options.section](Setting.of(mode))
+        options.output.write_text(json.dumps(result))
+        return 0
+    try:
+        find_device("cpu" if mode == "smoke" else "cuda")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return run_all(mode, options.output)
+
+
+def run_all(mode: str, folder: Path) -> int:
+    """Run section after section; returns the exit code."""
+    begin, results, wrong = time.monotonic(), {}, []
+    path = None
+    for name in SECTIONS:
+        left = BUDGET[mode] - (time.monotonic() - begin)
+        results[name] = run_section(name, mode, left)
+        seconds = time.monotonic() - begin
+        failed = "error" in results[name] or results[name].get("wrong")
+        wrong += [name] if failed else []
+        print(f"{seconds:6.1f} s  {name}: {results[name].get('error') or failed or 'right'}")
+        path = path or folder / f"{_slug(results[name], mode)}-{date.today().isoformat()}.json"
+        content = {"mode": mode, "machine": machine(), "seconds": seconds, "results": results}
+        write_json(path, content)
+    table = markdown(content)
+    path.with_suffix(".md").write_text(table)
+    print(f"\n{table}\nwritten to {path}")
+    return 1 if wrong else 0
+
+
+def run_section(name: str, mode: str, seconds: float) -> dict:
+    """The result of one section's process, or {"error": why there is none}."""
+    if seconds < 5:
+        return {"error": "left out: no time"}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "benchmarks.gpu", "--section", name, "--output", output]
+        command += [] if mode == "full" else [f"--{mode}"]
+        try:
+            process = subprocess.run(
+                command,
+                timeout=seconds,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parents[1],
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"took more than the {seconds:.0f} s that were left"}
+        if process.returncode or not output.exists():
+            return {"error": process.stderr.strip()[-2000:] or f"exit code {process.returncode}"}
+        return json.loads(output.read_text())
+
+
+def _slug(environment: dict, mode: str) -> str:
+    """The device's name for a file; the smoke mode's results are no device's."""
+    name = "smoke" if mode == "smoke" else environment.get("gpu", "gpu")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

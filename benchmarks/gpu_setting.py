@@ -1,0 +1,79 @@
+"""Where and at what size the GPU benchmark runs, and how it takes time."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from minibrain import models
+from minibrain.arrays import PRECISIONS, precision_dtype, to_device
+
+# relative, in the Frobenius norm, of results against float64
+TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
+# of a whole network's gradients and losses: rounding moves values across ReLU's kink, and turns
+# signs, of which Adam's first steps are made
+NETWORK_TOLERANCE = {"fp32": 5e-3, "tf32": 3e-2, "bf16": 0.1}
+
+
+class Setting(NamedTuple):
+    """Where and at what size a mode runs."""
+
+    device: str
+    shape: tuple[int, ...]  # of the batch that a step is timed on
+    small: tuple[int, ...]  # of the batch that networks are checked on
+    steps: int
+    rounds: int
+    rivals: int  # how many of PyTorch's configurations, the likely fastest first
+
+    @classmethod
+    def of(cls, mode: str) -> "Setting":
+        return {
+            "full": cls("cuda", (2, 160, 160, 128, 4), (2, 48, 32, 32, 4), 20, 7, 99),
+            "quick": cls("cuda", (2, 160, 160, 128, 4), (2, 32, 32, 32, 4), 20, 3, 3),
+            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 32, 16, 4), 3, 1, 2),
+        }[mode]
+
+    @property
+    def precisions(self) -> list[str]:
+        """Those that minibrain has on this device."""
+        return [name for name in PRECISIONS if name in TOLERANCE]
+
+    def synchronize(self) -> None:
+        if self.device == "cuda":
+            import cupy
+
+            cupy.cuda.Device().synchronize()
+
+
+def seconds_per_call(setting: Setting, call: Callable, calls: int = 10) -> list[float]:
+    """Minimum and median over rounds of back-to-back calls, after two to warm up."""
+    calls = 1 if setting.device == "cpu" else calls
+    for _ in range(2):
+        call()
+    rounds = []
+    for _ in range(setting.rounds):
+        setting.synchronize()
+        begin = time.perf_counter()
+        for _ in range(calls):
+            call()
+        setting.synchronize()
+        rounds.append((time.perf_counter() - begin) / calls)
+    return [min(rounds), median(rounds)]
+
+
+def new_network(precision: str, device: str, **options):
+    return models.brain_3d(seed=1, dtype=precision_dtype(precision), **options).to(device)
+
+
+def new_batch(shape, device):
+    rng = np.random.default_rng(3)
+    images = rng.standard_normal(shape).astype(np.float32)
+    labels = rng.integers(0, 4, shape[:-1]).astype(np.uint8)
+    return to_device(images, device), to_device(labels, device)
+
+
+def relative_error(got, exact) -> float:
+    difference = np.linalg.norm(np.subtract(got, exact, dtype=np.float64))
+    return float(difference / max(np.linalg.norm(exact), 1e-30))

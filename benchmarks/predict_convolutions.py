@@ -1,0 +1,118 @@
+"""What the tensor-core convolutions of a training step should take on an H200: predicted.
+
+    python -m benchmarks.predict_convolutions
+
+For every convolution of the 3D reference network (batch 2, 160x160x128) and every kernel that it
+launches: the time is that of what takes longest, of products, of bytes that come out of L2, and of
+bytes that come out of memory. Products include those that fall into the overhang of tiles.
+"""
+
+from math import ceil, prod
+
+from minibrain.kernels.cuda import conv_planes, conv_tiles
+from minibrain.kernels.cuda.arguments import MULTIPROCESSORS, SHARED_BYTES, ceil_divide
+
+PRODUCTS = 370e12  # operations a second with mma.sync, assumed; wgmma on large matrices has 790e12
+L2, MEMORY = 5.5e12, 4.3e12  # bytes a second: assumed, measured
+PRODUCT = 2 * 16 * 8 * 16  # operations of one multiply_add
+
+SIZE, BATCH, CHANNELS, INPUTS, CLASSES = (160, 160, 128), 2, (16, 32, 64, 128, 256), 4, 4
+
+
+def layers():
+    """(name, kind, level, input channels, output channels), in the order of the forward pass."""
+    for level, count in enumerate(CHANNELS):
+        before = CHANNELS[level - 1] if level else INPUTS
+        yield f"encoder {level}.1", "conv", level, before, count
+        yield f"encoder {level}.2", "conv", level, count, count
+    for level in reversed(range(len(CHANNELS) - 1)):
+        count = CHANNELS[level]
+        yield f"up {level}", "transposed", level + 1, CHANNELS[level + 1], count
+        yield f"decoder {level}.1", "conv", level, 2 * count, count
+        yield f"decoder {level}.2", "conv", level, count, count
+    yield "head", "head", 0, CHANNELS[0], CLASSES
+
+
+def seconds(products=0, l2=0, memory=0):
+    return max(products * PRODUCT / PRODUCTS, l2 / L2, memory / MEMORY)
+
+
+def planes_of_tiles(size, height):
+    return BATCH * size[0] * ceil_divide(size[1], height) * ceil_divide(size[2], conv_planes.WIDTH)
+
+
+def by_planes(size, inputs, outputs):
+    chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
+    steps, taps = max(1, inputs // 16), 9 if inputs == 4 else 27
+    shared = 2 * conv_planes._tile_bytes(chunk, 18, 18) + taps * steps * 512
+    blocks = min(conv_planes.BLOCKS[3], MULTIPROCESSORS * (SHARED_BYTES // shared))
+    planes, groups = planes_of_tiles(size, 16), outputs // 16
+    share = ceil_divide(planes, blocks // groups)
+    loaded = groups * planes * (1 + 2 / share)  # every segment begins and ends with a plane more
+    moved = 2 * BATCH * prod(size) * (inputs + outputs)
+    return seconds(loaded * steps * taps * 32, loaded * 324 * max(inputs, 8) * 2, moved)
+
+
+def gradient_by_planes(size, inputs, outputs):
+    planes, tiles = planes_of_tiles(size, 8), ceil(inputs / 16) * outputs // 16
+    share = ceil_divide(planes, max(1, conv_planes.GRADIENT_BLOCKS // tiles))
+    parts = 2 * 4 * ceil_divide(planes, share) * 27 * inputs * outputs
+    taps = 9 if inputs == 4 else 27
+    l2 = tiles * planes * 32 * (180 * (1 + 2 / share) + 128)
+    moved = 2 * BATCH * prod(size) * (inputs + outputs) + parts
+    return seconds(tiles * planes * taps * 16, l2, moved)
+
+
+def by_tiles(positions, rows, outputs, moved):
+    """A product of (positions, rows) and (rows, outputs)."""
+    tiles = (t for t in conv_tiles.TILES if conv_tiles._count(t, positions, outputs) >= 132)
+    tile = next(tiles, conv_tiles.TILES[-1])
+    blocks = conv_tiles._count(tile, positions, outputs)
+    resident = MULTIPROCESSORS * {(128, 128): 2, (128, 64): 3, (64, 64): 4}[tile]
+    idle = max(1, MULTIPROCESSORS / blocks, ceil(blocks / resident) * resident / blocks / 1.5)
+    products = blocks * idle * prod(tile) // 128 * rows // 16
+    return seconds(products, blocks * rows * sum(tile) * 2, moved)
+
+
+def times(kind, size, inputs, outputs):
+    """(forward, data gradient, weight gradient), in seconds."""
+    voxels = BATCH * prod(size)
+    if kind == "head":
+        one = seconds(memory=2 * voxels * (inputs + outputs))
+        return one, one, one
+    if kind == "transposed":
+        moved = 2 * voxels * (inputs + 8 * outputs)
+        forward = by_tiles(voxels, inputs, 8 * outputs, moved)
+        back = by_tiles(voxels, 8 * outputs, inputs, moved)
+        tiles = ceil(2 * outputs / 64) * ceil(inputs / 64) * 4
+        return forward, back, seconds(tiles * voxels / 32 * 80, tiles * voxels * 256, moved)
+    if inputs > conv_planes.MOST_INPUTS:
+        moved = 2 * voxels * (inputs + outputs)
+        forward = by_tiles(voxels, 27 * inputs, outputs, moved)
+    else:
+        forward = by_planes(size, inputs, outputs)
+    if inputs == INPUTS:
+        back = 0  # nobody asks for the gradient of the images
+    elif outputs > conv_planes.MOST_INPUTS:
+        back = by_tiles(voxels, 27 * outputs, inputs, 2 * voxels * (inputs + outputs))
+    else:
+        back = by_planes(size, outputs, inputs)
+    return forward, back, gradient_by_planes(size, inputs, outputs)
+
+
+def main():
+    print("Predicted, not measured: microseconds of each convolution on an H200\n")
+    print("| layer | channels | forward | data gradient | weight gradient |")
+    print("| --- | --- | --- | --- | --- |")
+    totals = [0, 0, 0]
+    for name, kind, level, inputs, outputs in layers():
+        size = tuple(n >> level for n in SIZE)
+        row = [1e6 * t for t in times(kind, size, inputs, outputs)]
+        totals = [sum(pair) for pair in zip(totals, row, strict=True)]
+        print(f"| {name} | {inputs} -> {outputs} | " + " | ".join(f"{t:.0f}" for t in row) + " |")
+    print("| all | | " + " | ".join(f"{t:.0f}" for t in totals) + " |")
+    print(f"\nTogether {sum(totals) / 1e3:.1f} ms.")
+
+
+if __name__ == "__main__":
+    main()

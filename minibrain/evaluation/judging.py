@@ -1,0 +1,232 @@
+"""Judging: predict the cases that a run has not seen, score them, and write the report.
+
+Scores are taken from the files on the disk, in the space of the label files. So a run can be
+judged again at any time, and predictions that come from elsewhere are judged in the same way.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minibrain.data import nifti
+from minibrain.data.decathlon import Task, open_task, read_case
+from minibrain.data.prepare import PreparedCase, restore
+from minibrain.errors import InputError
+from minibrain.evaluation.background import FalseAlarms, false_alarms
+from minibrain.evaluation.baseline import voxelwise_classifier
+from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
+from minibrain.files import replacing
+from minibrain.inference import predict
+from minibrain.metrics import confusion_matrix
+from minibrain.models import UNet
+from minibrain.report.page import JudgedRun, write_page
+from minibrain.report.slices import PIXELS, pack_case, representative_cases
+from minibrain.report.tables import class_table, confusions_as_dict, scores_as_dict, write_cases
+from minibrain.runs.cost import read_cost
+from minibrain.runs.finished_run import FinishedRun, read_run
+from minibrain.runs.run_folder import RunFolder
+
+Predict = Callable[[np.ndarray], np.ndarray]  # (X, Y, Z, C) prepared image -> (X, Y, Z) classes
+
+
+def judge(
+    model: UNet,
+    train: Sequence[PreparedCase],
+    test: Sequence[PreparedCase],
+    dropped: Sequence[PreparedCase],
+    task: Task,
+    folder: RunFolder,
+    *,
+    seed: int,
+    channels: Sequence[int] | None = None,
+    **options,
+) -> None:
+    """Predict all that a network has not seen, write it out, and say how good it is.
+
+    Parameters
+    ----------
+    train : cases that the voxel-wise classifier learns from, for comparison
+    test : held-out cases
+    dropped : cases set aside for the background test
+    seed : of the voxel-wise classifier
+    channels, options : of `minibrain.inference.predict`
+    """
+    shown = partial(predict, model, channels=channels, **options)
+    write_predictions(shown, test, folder.predictions)
+    write_predictions(shown, dropped, folder.background)
+    voxelwise = confusions_of(voxelwise_classifier(train, seed), test, task)
+    names = task.channels if channels is None else [task.channels[i] for i in channels]
+    folder.write_summary(
+        {
+            "task": str(task.folder),
+            "dataset_json": sha256((task.folder / "dataset.json").read_bytes()).hexdigest(),
+            "parameters": sum(p.value.size for p in model.named_parameters().values()),
+            "initializer": model.initializer,
+            "channels": list(names),
+            **read_cost(folder.cost),
+            "voxelwise classifier": confusions_as_dict(voxelwise, task.classes),
+        }
+    )
+    judge_run(folder.path)
+
+
+def write_predictions(predict: Predict, cases: Sequence[PreparedCase], folder: Path) -> None:
+    """Predict case after case into CASE.nii.gz, in the shape and orientation of its label file."""
+    for case in tqdm(cases, f"predict {folder.name}", unit="case", disable=not cases):
+        restored = restore(predict(case.image), case)
+        affine = np.array(case.geometry.affine)
+        nifti.write_prediction(folder / f"{case.name}.nii.gz", restored, affine)
+
+
+def confusions_of(predict: Predict, cases: Sequence[PreparedCase], task: Task) -> np.ndarray:
+    """(cases, C, C) confusion matrices in the space of the label files; nothing is written."""
+    labels = {case.name: case.label for case in task.training}
+    classes = len(task.classes)
+    confusions = []
+    for case in cases:
+        truth = nifti.read_label(labels[case.name], allowed=range(classes))
+        restored = restore(predict(case.image), case)
+        confusions.append(confusion_matrix(truth.array, restored, classes))
+    return np.stack(confusions)
+
+
+def judge_run(path: str | Path, data: str | Path | None = None) -> Path:
+    """Score the predictions of a run; writes summary.json, scores.csv and report.html into it.
+
+    Parameters
+    ----------
+    path : folder of a run that has come to its end
+    data : folder of the task, if it is no longer where the run found it
+
+    Returns
+    -------
+    report : path of the HTML page
+
+    Raises
+    ------
+    InputError : no such run or task, or a prediction is missing or does not overlay its label
+    """
+    run = read_run(path)
+    task = open_task(data or run.summary["task"])
+    judged = score_run(run, task)
+    summary = {**run.summary, "network": scores_as_dict(judged.evaluation)}
+    if judged.background:
+        summary["background"] = judged.background.summary()
+    report = _write_results(run.path, task, judged, run.predictions, summary)
+    print(f"\nvoxel-wise classifier without context: {_number(run.baseline)}")
+    iou = summary["network"]["iou"]["pooled_foreground_mean"]
+    print(f"held-out mean foreground IoU: {_number(iou)}")
+    return report
+
+
+def judge_predictions(
+    predictions: str | Path, data: str | Path, output: str | Path | None = None
+) -> Path:
+    """Score a folder of predictions, made by whatever, against the labels of a task.
+
+    Parameters
+    ----------
+    predictions : folder of CASE.nii.gz or CASE.nii; labelled cases without one are left out
+    data : folder of the task
+    output : folder for summary.json, scores.csv and report.html; by default the predictions' own
+
+    Returns
+    -------
+    report : path of the HTML page
+
+    Raises
+    ------
+    InputError : no prediction is of a labelled case, or one does not overlay its label
+    """
+    folder, task = Path(predictions), open_task(data)
+    names = [case.name for case in task.training if find_prediction(folder, case.name)]
+    if not names:
+        example = f"{task.training[0].name}.nii.gz"
+        raise InputError(f"{folder}: no prediction of a labelled case, expected such as {example}")
+    print(f"{len(names)} of {len(task.training)} labelled cases have a prediction")
+    judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
+    output = Path(output or folder)
+    output.mkdir(parents=True, exist_ok=True)
+    summary = {"network": scores_as_dict(judged.evaluation)}
+    return _write_results(output, task, judged, folder, summary)
+
+
+def score_run(run: FinishedRun, task: Task) -> JudgedRun:
+    """Score the held-out cases of a run, and its background test if it has predicted one."""
+    names = [case.name for case in task.training if find_prediction(run.background, case.name)]
+    return JudgedRun(
+        name=run.path.resolve().name,
+        evaluation=evaluate(_pairs(task, run.predictions, run.split.test), task.classes),
+        settings=run.settings,
+        history=run.history,
+        background=false_alarms(_pairs(task, run.background, names)) if names else None,
+        baseline=run.baseline,
+    )
+
+
+def write_report(
+    path: Path, title: str, task: Task, runs: Sequence[JudgedRun], folders: Sequence[Path]
+) -> None:
+    """Write the page of one run or several, with slices of four cases from worst to best.
+
+    Parameters
+    ----------
+    folders : of the predictions, one for each run
+    """
+    cases = {case.name: case for case in task.training}
+    shown = representative_cases(runs[0].evaluation)
+    slices = []
+    for name, dice in shown.items():
+        data = read_case(task, cases[name])
+        predictions = [nifti.read_label(find_prediction(folder, name)).array for folder in folders]
+        note = f"Dice {dice:.2f}"
+        slices.append(pack_case(name, note, data, predictions, PIXELS // len(shown)))
+    write_page(path, title, task.name, task.channels, runs, slices)
+
+
+def _pairs(task: Task, folder: Path, names: Sequence[str]):
+    pairs = read_pairs(task, folder, names)
+    return tqdm(pairs, f"score {folder.name}", len(names), unit="case", leave=False)
+
+
+def _write_results(
+    output: Path, task: Task, judged: JudgedRun, predictions: Path, summary: dict
+) -> Path:
+    report, scores = output / "report.html", output / "scores.csv"
+    with replacing(output / "summary.json") as file:
+        file.write(json.dumps(summary, indent=1).encode())
+    write_cases(judged.evaluation, scores)
+    write_report(report, judged.name, task, [judged], [predictions])
+    cases = _counted(len(judged.evaluation.cases), "case")
+    print(f"\n{cases}, in the space of their files\n\n{class_table(judged.evaluation)}\n")
+    if judged.background:
+        print(_background_text(judged.background), end="\n\n")
+    for path in (output / "summary.json", scores, report):
+        print(f"written to {path}")
+    return report
+
+
+def _background_text(found: FalseAlarms) -> str:
+    summary = found.summary()
+    slices, cases = summary["alarmed_slices"], summary["alarmed_cases"]
+    shown = _counted(summary["cases"], "case")
+    text = f"background test, {shown}: {summary['false_ml']:.1f} ml of false tumour per case"
+    if slices is not None:
+        free = _counted(summary["free_slices"], "slice")
+        text += f", false alarm on {slices:.1%} of {free} without tumour"
+    if cases is not None:
+        text += f" and in {cases:.0%} of {_counted(summary['free_cases'], 'case')}"
+    return text
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

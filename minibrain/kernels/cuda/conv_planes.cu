@@ -1,0 +1,153 @@
+// Convolution with 3x3x3 or 3x3 taps, stride 1 and "same" padding: bfloat16 arrays, float32 sums.
+//
+//   correlate         y[n,p,o] = bias[o] + sum_{k,c} w[k,c,o] x[n, p + k - 1, c]
+//
+// A block of 4 warps computes 16 of the output channels for tiles of 16 x 16 voxels; a warp has 4
+// rows of them. Each plane of x, CHANNELS at a time, is copied while the one before it is used. It
+// adds to DEPTH planes of y (3; 1 in two dimensions), whose sums wait in registers: sums[0] are
+// finished first. The weights stay in shared memory, packed as conv_weights.cu does.
+//
+// Grid: (parts of all planes of all tiles, outputs / 16). Moves x once for every 16 outputs (1.27
+// times with the halo, mostly from L2) and y once: each lane writes four channels of a voxel.
+// Architectures: sm_80, sm_90. Predicted for an H200: 166 registers and 33 to 96 KB of shared
+// memory in three dimensions, so 3 blocks on a multiprocessor, 2 with 64 channels; 90 and 5 in two.
+// 16 to 16 channels at 2x160x160x128: 0.42 GB, 91 GFLOP, 0.25 ms at an assumed 370 TFLOP/s.
+#include "planes.cuh"
+
+constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 4, HEIGHT = WARPS * ROWS, STAGES = 2;
+
+template <int DEPTH> using Sums = float[DEPTH][ROWS][2][4];
+
+template <class Plane, int DEPTH>
+__device__ void add_plane(Sums<DEPTH> &sums, const char *tile, const uint4 *weights) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const char *corner = tile + 16 * (warp * ROWS * (WIDTH + 2) + lane % 16) +
+                         lane / 16 * Plane::PITCH;
+#pragma unroll
+    for (int step = 0; step < Plane::STEPS; ++step)
+#pragma unroll 1
+        for (int kx = 0; kx < Plane::TAPS_X; ++kx) {
+            uint4 w[DEPTH * 3];
+#pragma unroll
+            for (int k = 0; k < DEPTH * 3; ++k)
+                w[k] = weights[((step * DEPTH * 3 + k) * Plane::TAPS_X + kx) * 32 + lane];
+#pragma unroll
+            for (int row = 0; row < ROWS + 2; ++row) {
+                unsigned a[4];
+                load_matrices(a, corner + 16 * (row * (WIDTH + 2) + kx) + 2 * step * Plane::PITCH);
+#pragma unroll
+                for (int k = 0; k < DEPTH * 3; ++k) {
+                    int kz = k / 3, y = row - k % 3;
+                    if (y < 0 || y >= ROWS) continue;
+                    multiply_add(sums[DEPTH - 1 - kz][y][0], a, w[k].x, w[k].y);
+                    multiply_add(sums[DEPTH - 1 - kz][y][1], a, w[k].z, w[k].w);
+                }
+            }
+        }
+}
+
+template <int DEPTH>
+__device__ void store_plane(const Sums<DEPTH> &sums, const float *bias, bfloat16 *y,
+                            const Segment &segment, int z, const Problem &p) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = 16 * blockIdx.y + lane % 4 * 4;
+    int first = segment.y + warp * ROWS, column = segment.x + lane / 4;
+    Index voxel = p.voxels_before(segment.sample, z) + (Index)first * p.width + column;
+    float b[4];
+    for (int i = 0; i < 4; ++i) b[i] = bias ? bias[channel + i] : 0;
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row, voxel += p.width)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            if (first + row >= p.height || column + 8 * half >= p.width) continue;
+            const float(&s)[2][4] = sums[0][row];
+            int q = half * 2;
+            *reinterpret_cast<uint2 *>(y + (voxel + 8 * half) * p.outputs + channel) = {
+                pack(s[0][q] + b[0], s[0][q + 1] + b[1]), pack(s[1][q] + b[2], s[1][q + 1] + b[3])};
+        }
+}
+
+// The plane that is finished leaves, and a new one begins.
+template <int DEPTH> __device__ void next_plane(Sums<DEPTH> &sums) {
+#pragma unroll
+    for (int i = 0; i < ROWS * 8; ++i) {
+#pragma unroll
+        for (int z = 1; z < DEPTH; ++z)
+            sums[z - 1][i / 8][i / 4 % 2][i % 4] = sums[z][i / 8][i / 4 % 2][i % 4];
+        sums[DEPTH - 1][i / 8][i / 4 % 2][i % 4] = 0;
+    }
+}
+
+template <int CHANNELS, int DEPTH>
+__device__ void correlate(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+                          const Problem &p) {
+    using Plane = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2>;
+    constexpr int BORDER = DEPTH / 2, FRAGMENTS = DEPTH * 3 * Plane::TAPS_X * Plane::STEPS * 32;
+    char *stages = reinterpret_cast<char *>(shared_memory);
+    uint4 *weights = reinterpret_cast<uint4 *>(stages + STAGES * Plane::BYTES);
+    int chunks = p.inputs / CHANNELS;
+    const uint4 *packed = reinterpret_cast<const uint4 *>(weight);
+    for (int i = threadIdx.x; i < chunks * FRAGMENTS; i += THREADS)
+        copy_16_bytes(weights + i, packed + blockIdx.y * chunks * FRAGMENTS + i, true);
+
+    Segment s;
+    for (Walk walk(p, HEIGHT); walk.next(s);) {
+        auto copy = [&](int step) {  // a step is CHANNELS of a plane
+            int z = s.begin - BORDER + step / chunks, channel = step % chunks * CHANNELS;
+            Plane::copy(stages + step % STAGES * Plane::BYTES, x + channel, p.inputs, s, z, HALO, p,
+                        THREADS);
+            close_group();
+        };
+        Sums<DEPTH> sums;
+        for (int z = 0; z < DEPTH; ++z) next_plane<DEPTH>(sums);
+        __syncthreads();  // the stages of the segment before this one have been used
+        copy(0);
+        int step = 0;
+        for (int z = s.begin - 2 * BORDER; z < s.end; ++z) {  // of the plane that will be finished
+            for (int chunk = 0; chunk < chunks; ++chunk, ++step) {
+                wait_for_groups<0>();
+                __syncthreads();  // all copies have come, and the other stage has been used
+                if (z + 1 < s.end || chunk + 1 < chunks) copy(step + 1);
+                add_plane<Plane, DEPTH>(sums, stages + step % STAGES * Plane::BYTES,
+                                        weights + chunk * FRAGMENTS);
+            }
+            if (z >= s.begin) store_plane<DEPTH>(sums, bias, y, s, z, p);
+            next_plane<DEPTH>(sums);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
+correlate_4_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+               Problem p) {
+    correlate<4, 1>(x, weight, bias, y, p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+correlate_4_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+               Problem p) {
+    correlate<4, 3>(x, weight, bias, y, p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
+correlate_16_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+               Problem p) {
+    correlate<16, 1>(x, weight, bias, y, p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+correlate_16_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+               Problem p) {
+    correlate<16, 3>(x, weight, bias, y, p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
+correlate_32_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+               Problem p) {
+    correlate<32, 1>(x, weight, bias, y, p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+correlate_32_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+               Problem p) {
+    correlate<32, 3>(x, weight, bias, y, p);
+}

@@ -1,0 +1,111 @@
+"""3x3x3 and 3x3 convolutions that keep the size; see planes.cuh for how the sums are cut."""
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import (
+    MULTIPROCESSORS,
+    SHARED_BYTES,
+    ceil_divide,
+    contiguous,
+)
+from minibrain.kernels.cuda.conv_weights import pack_weights
+from minibrain.kernels.cuda.reduce import add_parts
+
+WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
+GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}
+SIZES = ("samples", "depth", "height", "width", "inputs", "outputs")
+PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
+
+# blocks that run at the same time: by their registers, on each multiprocessor
+BLOCKS, GRADIENT_BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}, 4 * MULTIPROCESSORS
+MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared memory
+
+
+def correlate(x, weight, geometry, bias=None):
+    inputs, outputs = weight.shape[-2:]
+    if not _keeps_size(geometry) or not _fits(inputs, outputs):
+        return None
+    taps = 3 ** (x.ndim - 2)
+    if inputs == 4:  # three taps along x and four channels are the rows of one matrix
+        packed = pack_weights(weight, taps // 3, 3 * inputs, outputs)
+    else:
+        packed = pack_weights(weight, taps, inputs, outputs)
+    return _correlate(x, packed, bias, outputs)
+
+
+def spread(y, weight, geometry, bias=None):
+    outputs, inputs = weight.shape[-2:]
+    if not _keeps_size(geometry) or inputs == 4 or not _fits(inputs, outputs):
+        return None
+    taps = 3 ** (y.ndim - 2)
+    packed = pack_weights(weight, taps, inputs, outputs, adjoint=True, mirrored=True)
+    return _correlate(y, packed, bias, outputs)
+
+
+def _correlate(x, packed, bias, outputs):
+    (x,) = contiguous(x)
+    rank, inputs = x.ndim - 2, x.shape[-1]
+    chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
+    shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
+    blocks = min(BLOCKS[rank], MULTIPROCESSORS * (SHARED_BYTES // shared_bytes))
+    problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
+    y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
+    grid = (ceil_divide(planes, int(problem["share"])), outputs // 16)
+    kernel, arguments = f"conv_planes.correlate_{chunk}_{rank}d", [x, packed, bias, y, problem]
+    loader.launch(kernel, grid, (32 * WARPS,), arguments, shared_bytes)
+    return y
+
+
+def gradients(x, dy, geometry):
+    inputs, outputs = x.shape[-1], dy.shape[-1]
+    if not _keeps_size(geometry) or (inputs != 4 and inputs % 16) or outputs % 16:
+        return None
+    x, dy = contiguous(x, dy)
+    rank, chunk = x.ndim - 2, min(inputs, 16)
+    warps, depth = GRADIENT_WARPS[rank], DEPTH[rank]
+    tiles = ceil_divide(inputs, 16) * (outputs // 16)
+    problem, planes = _problem(x, outputs, GRADIENT_HEIGHT, GRADIENT_BLOCKS // tiles)
+    blocks = ceil_divide(planes, int(problem["share"]))
+    parts = blocks * warps if depth == 1 else blocks
+    partial = array_module(x).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
+    shared_bytes = (depth + 1) * _tile_bytes(chunk, GRADIENT_HEIGHT + 2, WIDTH + 2)
+    shared_bytes += 2 * _tile_bytes(16, GRADIENT_HEIGHT, WIDTH)
+    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
+    name, block = f"conv_planes_gradient.{kernel}", (32 * warps,)
+    loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
+    sums = add_parts(partial, 0)
+    return sums[:-1].reshape(*(3,) * rank, inputs, outputs), sums[-1]
+
+
+def _keeps_size(geometry):
+    rank = len(geometry.kernel_size)
+    ones, pairs = (1,) * rank, ((1, 1),) * rank
+    return (
+        rank in DEPTH
+        and geometry.kernel_size == (3,) * rank
+        and geometry.stride == geometry.dilation == ones
+        and geometry.padding == pairs
+    )
+
+
+def _fits(inputs, outputs):
+    channels = inputs == 4 or (inputs % 16 == 0 and inputs <= MOST_INPUTS)
+    return channels and outputs % 16 == 0
+
+
+def _problem(x, outputs, height, most_blocks):
+    """`struct Problem`, and how many planes of tiles there are."""
+    samples, *size, inputs = x.shape
+    if len(size) == 2:  # the samples are the planes of one volume
+        samples, size = 1, (samples, *size)
+    planes = samples * size[0] * ceil_divide(size[1], height) * ceil_divide(size[2], WIDTH)
+    share = ceil_divide(planes, max(1, most_blocks))
+    return np.array((samples, *size, inputs, outputs, share), PROBLEM), planes
+
+
+def _tile_bytes(channels, rows, columns):
+    """`Tile::BYTES`."""
+    octet = ceil_divide(16 * rows * columns, 128) * 128
+    return octet if channels == 4 else channels // 8 * octet + 128

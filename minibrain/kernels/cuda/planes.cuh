@@ -1,0 +1,78 @@
+// Tiles of planes: how conv_planes.cu and conv_planes_gradient.cu walk through a volume.
+//
+// With few channels memory and caches are the limit, so a block goes from plane to plane: a tile of
+// a plane enters shared memory once and then meets all taps. In two dimensions the samples are the
+// planes of one volume.
+#include "tensor_core.cuh"
+
+constexpr int WIDTH = 16, HALO = 1;  // of a tile along x, and voxels around it
+
+struct Problem {
+    int samples, depth, height, width, inputs, outputs;
+    int share;  // planes of tiles that a block works on, one after the other
+
+    __device__ Index voxels_before(int sample, int z) const {
+        return ((Index)sample * depth + z) * height * width;
+    }
+};
+
+// Some planes [begin, end) of one column of tiles, from which (y, x) is the first voxel.
+struct Segment {
+    int sample, y, x, begin, end;
+};
+
+// A block's share of the planes of all columns, one segment after the other.
+class Walk {
+    const Problem &p;
+    int rows;
+    Index plane, end;
+
+  public:
+    __device__ Walk(const Problem &problem, int tile_rows) : p(problem), rows(tile_rows) {
+        Index tiles = ceil_divide(p.height, rows) * ceil_divide(p.width, WIDTH);
+        plane = blockIdx.x * (Index)p.share;
+        end = min(plane + p.share, tiles * p.samples * p.depth);
+    }
+
+    __device__ bool next(Segment &segment) {
+        if (plane >= end) return false;
+        int across = ceil_divide(p.width, WIDTH), down = ceil_divide(p.height, rows);
+        int column = plane / p.depth, begin = plane % p.depth;
+        int count = min(end - plane, (Index)(p.depth - begin));
+        segment = {column / across / down, column / across % down * rows, column % across * WIDTH,
+                   begin, begin + count};
+        plane += count;
+        return true;
+    }
+};
+
+// The tile of a plane in shared memory. Eight channels of a voxel are 16 bytes, an octet, and the
+// first octets of all voxels come first, then all second octets: load_matrices wants the same octet
+// of eight neighbours. The pitch lets the octets of one voxel be written without bank conflicts.
+//
+// CHANNELS 4 is made to look like 16: an octet is a voxel and its right neighbour, so that this
+// octet and that two voxels further hold four taps along x (the fourth has no weights).
+template <int CHANNELS, int ROWS, int COLUMNS> struct Tile {
+    static constexpr bool PAIRS = CHANNELS == 4;
+    static constexpr int OCTETS = PAIRS ? 2 : CHANNELS / 8, STEPS = OCTETS / 2;  // 16 to a step
+    static constexpr int TAPS_X = PAIRS ? 1 : 3, VOXELS = ROWS * COLUMNS;
+    static constexpr int PITCH = PAIRS ? 32 : (16 * VOXELS + 127) / 128 * 128 + 128 / OCTETS;
+    static constexpr int BYTES = PAIRS ? (16 * VOXELS + 127) / 128 * 128 : OCTETS * PITCH;
+
+    // Start to copy the tile at `corner` of plane z, with `halo` voxels around it; zeros outside.
+    static __device__ void copy(char *tile, const bfloat16 *x, int channels, const Segment &corner,
+                                int z, int halo, const Problem &p, int threads) {
+        bool there = z >= 0 && z < p.depth;
+        const bfloat16 *plane = x + p.voxels_before(corner.sample, there ? z : 0) * channels;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
+            int voxel = i / OCTETS, piece = i % OCTETS;
+            int row = corner.y - halo + voxel / COLUMNS;
+            int column = corner.x - halo + voxel % COLUMNS + (PAIRS ? piece : 0);
+            bool here = there && row >= 0 && row < p.height && column >= 0 && column < p.width;
+            const bfloat16 *from = plane + (here ? row * p.width + column : 0) * (Index)channels;
+            if (PAIRS) copy_8_bytes(tile + 16 * voxel + 8 * piece, from, here);
+            else copy_16_bytes(tile + piece * PITCH + 16 * voxel, from + 8 * piece, here);
+        }
+    }
+};

@@ -1,0 +1,1 @@
+"""A run: its folder, its training, its checkpoints, and going on after any end."""

@@ -1,0 +1,117 @@
+"""What a finished run left behind, as others read it: to judge it again, or beside other runs."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minibrain.data import split
+from minibrain.errors import InputError
+
+KEYS = ("task", "dataset_json", "parameters", "initializer", "channels", "seconds")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The files of a run's folder.
+
+    Attributes
+    ----------
+    config : config.json
+    split : which cases it learnt from, and which were held out
+    history : one dict an epoch, from metrics.csv; numbers
+    summary : summary.json: what it was trained on and with, how long that took, and its scores
+    """
+
+    path: Path
+    config: dict
+    split: split.Split
+    history: list[dict]
+    summary: dict
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of the predicted held-out cases."""
+        return self.path / "predictions"
+
+    @property
+    def background(self) -> Path:
+        """Folder of the predicted cases that were set aside; may be missing or empty."""
+        return self.path / "background"
+
+    @property
+    def baseline(self) -> float | None:
+        """Mean foreground IoU, pooled, of the voxel-wise classifier on the held-out cases."""
+        scores = self.summary.get("voxelwise classifier")
+        return scores and scores["iou"]["pooled_foreground_mean"]
+
+    @property
+    def settings(self) -> dict[str, dict]:
+        """The rows of the reference's comparison: what to show, and a value to sort by."""
+        config, summary = self.config, self.summary
+        patch = config.get("patch_size")
+        seconds, memory = summary["seconds"], summary.get("peak_memory_bytes")
+        return {
+            "Parameters": _setting(summary["parameters"], f"{summary['parameters']:,}"),
+            "Batch size": _setting(config["batch_size"]),
+            "Learning rate": _setting(config["learning_rate"], f"{config['learning_rate']:g}"),
+            "Initialiser": _setting(summary["initializer"]),
+            "Channels kept": _setting(", ".join(summary["channels"])),
+            "Patch": _setting("x".join(map(str, patch)) if patch else "whole"),
+            "Epochs": _setting(len(self.history)),
+            "Training time": _setting(seconds, _duration(seconds)),
+            "Peak memory": _setting(memory, f"{memory / 1e9:.2f} GB" if memory else "–"),
+            "Device": _setting(config["device"]),
+        }
+
+
+def read_run(path: str | Path) -> FinishedRun:
+    """Read the folder of a run that has predicted its held-out cases.
+
+    Raises
+    ------
+    InputError : a file is missing or damaged; the message names it
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: expected the folder of a run, with its config.json")
+    if not (path / "summary.json").is_file():
+        raise InputError(f"{path}: has no summary.json, expected a run that has come to its end")
+    config = _read_json(path / "config.json", ("batch_size", "learning_rate", "device"))
+    summary = _read_json(path / "summary.json", KEYS)
+    return FinishedRun(path, config, split.load(path / "splits.json"), _read_history(path), summary)
+
+
+def _read_json(path: Path, keys: Sequence[str]) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+        missing = [key for key in keys if key not in content]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}, expected what a run leaves behind")
+    return content
+
+
+def _read_history(path: Path) -> list[dict]:
+    try:
+        rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+        return [
+            {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path / 'metrics.csv'}: cannot be read: {error}") from error
+
+
+def _setting(value, text: str | None = None) -> dict:
+    return {"value": value, "text": text or str(value)}
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -1,0 +1,180 @@
+"""The folder of a run: who may write to it, what lies where in it, and everything written there.
+
+config.json, splits.json        what was asked for, and which case is in which part
+task.json                       the names of the task, its channels and its classes
+metrics.csv, progress.png       a row and a point for every epoch
+checkpoints/                    best.npz and last.npz
+cost.json                       time and memory that training took
+predictions/, background/       CASE.nii.gz of the held-out cases and of those set aside
+summary.json, scores.csv        their scores, of the set and case by case
+report.html                     the same to look at, with slices
+"""
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from minibrain.data import split
+from minibrain.data.decathlon import Task
+from minibrain.errors import InputError
+from minibrain.files import Lock, replacing
+from minibrain.models import UNet
+from minibrain.optimizers import Adam
+from minibrain.report.plots import plot_progress
+from minibrain.runs import checkpoint
+
+
+class RunFolder:
+    """A folder that one process writes to: from `claim` until the end of the `with` block.
+
+    What fails there (a full disk, missing permissions) is an InputError that names the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.splits = path / "config.json", path / "splits.json"
+        self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
+        self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
+        self.previous = path / "checkpoints/previous.npz"
+        self.task, self.cost = path / "task.json", path / "cost.json"
+        self.summary = path / "summary.json"
+        self.predictions, self.background = path / "predictions", path / "background"
+        self._lock = Lock(path / ".lock")
+        for leftover in path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+
+    @classmethod
+    def claim(cls, output: str | None, network: str) -> "RunFolder":
+        """Make the folder of a new run; no other run can claim the same.
+
+        Parameters
+        ----------
+        output : a new or empty folder; if None, the first of runs/NETWORK-1, runs/NETWORK-2, ...
+            that is not there yet
+
+        Raises
+        ------
+        InputError : the folder is in use, holds anything, or cannot be made
+        """
+        path = Path("runs", f"{network}-1") if output is None else Path(output)
+        _make(path.parent)
+        if output is None:
+            return cls(_make_first_free(path.parent, network))
+        _make(path)
+        if not any(path.iterdir()) or (path / ".lock").exists():
+            folder = cls(path)
+            if folder._is_unused():
+                return folder
+            folder._lock.release()
+        raise InputError(f"{path}: already there, expected a new or empty folder for the run")
+
+    @classmethod
+    def reopen(cls, path: str) -> "RunFolder":
+        """Take over the folder of a run that has ended, in whatever way.
+
+        Raises
+        ------
+        InputError : there is none, or the run is still going on
+        """
+        if not Path(path, "config.json").is_file():
+            raise InputError(f"{path}: holds no config.json, expected the folder of a run")
+        return cls(Path(path))
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Let others in; a run that has ended before it wrote anything leaves no folder."""
+        if self._is_unused():
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+        self._lock.release()
+
+    def start(self, config: dict, parts: split.Split) -> None:
+        """Write what is known before the first step; first the file that `reopen` asks for."""
+        _write_json(self.config, config)
+        split.save(parts, self.splits)
+        for name in ("checkpoints", "predictions", "background"):
+            _make(self.path / name)
+
+    def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
+        """Write last.npz; the one before becomes previous.npz, and the one before that goes.
+
+        Parameters
+        ----------
+        best : write best.npz as well, and first: whoever finds the new last.npz finds it too
+        """
+        if best:
+            checkpoint.save(self.best, model, optimizer, about)
+        checkpoint.save(self.last, model, optimizer, about, keep=self.previous)
+
+    def load(self, model: UNet, optimizer: Adam) -> dict | None:
+        """Read last.npz or, with a warning if it is damaged or gone, previous.npz.
+
+        Returns
+        -------
+        about : as it was saved, or None where nothing has been saved yet
+
+        Raises
+        ------
+        InputError : neither can be used, or they are of another network
+        """
+        if not (self.last.exists() or self.previous.exists()):
+            return None
+        try:
+            return checkpoint.load_training(self.last, model, optimizer)
+        except checkpoint.DamagedError as error:
+            if not self.previous.exists():
+                raise
+            warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
+            return checkpoint.load_training(self.previous, model, optimizer)
+
+    def record(self, history: Sequence[dict]) -> None:
+        """Write the table and the plot of all epochs so far, one dict each."""
+        table = io.StringIO()
+        rows = csv.DictWriter(table, history[-1])
+        rows.writeheader()
+        rows.writerows(history)
+        with replacing(self.metrics) as file:
+            file.write(table.getvalue().encode())
+        plot_progress(history, self.progress)
+
+    def write_task(self, task: Task) -> None:
+        """What predicting must know of the task, which may be elsewhere by then."""
+        names = {"name": task.name, "channels": task.channels, "classes": task.classes}
+        _write_json(self.task, names)
+
+    def write_summary(self, summary: dict) -> None:
+        _write_json(self.summary, summary)
+
+    def _is_unused(self) -> bool:
+        return {path.name for path in self.path.iterdir()} <= {".lock"}
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+
+
+def _make_first_free(parent: Path, stem: str) -> Path:
+    """Of several programs at once, each makes another."""
+    for number in count(1):
+        path = parent / f"{stem}-{number}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+
+
+def _write_json(path: Path, value) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1).encode())

@@ -1,0 +1,118 @@
+"""From the name of a network to a page that explains one of its training steps."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import trange
+
+from minibrain import models
+from minibrain.arrays import find_device, to_host
+from minibrain.data import phantom, prepare
+from minibrain.data.decathlon import open_task, read_case
+from minibrain.errors import InputError
+from minibrain.experiment import CONFIGS
+from minibrain.optimizers import Adam
+from minibrain.study.page import write_page
+from minibrain.study.pictures import slicer
+from minibrain.study.trace import trace_step
+from minibrain.training import to_model, train_step
+
+PHANTOM_SIZE = (64, 64, 48)
+
+
+class StudyCase(NamedTuple):
+    name: str
+    images: np.ndarray  # (1, *S, C) float32, as the network takes it
+    labels: np.ndarray  # (1, *S) uint8
+    depth: float  # share of the third axis at which there is most tumour
+    channels: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def explain(
+    network: str = "brain_3d_small",
+    data: str | None = None,
+    steps: int = 12,
+    output: str = "explorer.html",
+    device: str = "auto",
+) -> None:
+    """Train on one case for a while, then trace a step: print it, and make a page of it.
+
+    Parameters
+    ----------
+    network : name of a preset
+    data : "TASK/CASE", folder of a task and name of a labelled case in it; None makes a phantom
+    steps : before the traced one, so that activations and gradients mean something
+    output : the HTML file
+
+    Raises
+    ------
+    InputError : an unknown network, task or case; a folder that is not there; steps below 0
+    """
+    output = Path(output)
+    if network not in CONFIGS:
+        raise InputError(f"network: got {network!r}, expected one of {', '.join(CONFIGS)}")
+    if steps < 0:
+        raise InputError(f"steps: got {steps}, expected 0 or more")
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"{output}: cannot be written, expected a file in a folder that is there")
+    config = CONFIGS[network]
+    model = getattr(models, network)().to(find_device(device))
+    case = load_case(data, config.channels if model.rank == 2 else None, model.rank)
+    optimizer = Adam(model.named_parameters(), learning_rate=2e-3)
+    with threadpool_limits(limits=1, user_api="blas"):
+        for step in trange(steps, desc="train", unit="step"):
+            train_step(model, optimizer, case.images, case.labels, step)
+        predicted = to_host(model.forward(to_model(case.images, model))[0]).argmax(axis=-1)
+        picture = slicer(case.depth)
+        trace = trace_step(model, optimizer, case.images, case.labels, steps, picture)
+    print(trace)
+    size = "×".join(map(str, case.labels.shape[1:]))
+    title = f"{network} on {case.name}, {size} voxels, after {steps} steps"
+    scene = {
+        "image": case.images,
+        "labels": case.labels[..., None],
+        "prediction": predicted[..., None],
+    }
+    pictures = {name: picture(array) for name, array in scene.items()}
+    names = {"channels": case.channels, "classes": case.classes}
+    write_page(output, title, trace, pictures, names)
+    print(f"written to {output}")
+
+
+def load_case(data: str | None, channels, rank: int) -> StudyCase:
+    """A prepared case as a batch of one: the volume, or for rank 2 the slice with most tumour."""
+    case = _phantom_case() if data is None else _task_case(Path(data))
+    z = int((case.labels > 0).sum(axis=(0, 1, 2)).argmax())
+    if channels is not None:
+        names = tuple(case.channels[channel] for channel in channels)
+        case = case._replace(images=case.images[..., list(channels)], channels=names)
+    if rank == 3:
+        return case._replace(depth=(z + 0.5) / case.labels.shape[3])
+    name, images = f"{case.name}, slice {z}", case.images[:, :, :, z]
+    return case._replace(name=name, images=images, labels=case.labels[:, :, :, z])
+
+
+def _phantom_case() -> StudyCase:
+    image, label = phantom.make_case(1, size=PHANTOM_SIZE)
+    spacing = np.array(phantom.FULL_SIZE) / PHANTOM_SIZE
+    prepared, geometry = prepare.prepare_image(image, np.diag([*spacing, 1]), name="phantom")
+    label = prepare.crop(label, geometry)
+    names = phantom.MODALITIES, phantom.CLASSES
+    return StudyCase("a phantom", prepared[None], label[None], 0.0, *names)
+
+
+def _task_case(path: Path) -> StudyCase:
+    task = open_task(path.parent)
+    case = next((case for case in task.training if case.name == path.name), None)
+    if case is None:
+        raise InputError(
+            f"data: {path.name!r} is no labelled case of {path.parent}, "
+            f"expected TASK/CASE such as {path.parent / task.training[0].name}"
+        )
+    read = read_case(task, case)
+    image, geometry = prepare.prepare_image(read.image, read.affine, name=case.name)
+    label = prepare.crop(read.label, geometry)
+    return StudyCase(case.name, image[None], label[None], 0.0, task.channels, task.classes)

@@ -1,0 +1,91 @@
+"""The explorer: one HTML file that needs nothing else, made of a trace and the parts beside it."""
+
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from minibrain.files import replacing
+from minibrain.models import UNet
+from minibrain.study.formulas import FORMULAS
+from minibrain.study.pictures import Picture
+from minibrain.study.records import Measure, Node, Trace
+from minibrain.study.sources import operation_sources, source
+
+SCRIPTS = (
+    *("arithmetic", "draw", "u", "lens", "network"),
+    *("rows", "grids", "facts", "convolution", "loss", "page"),
+)
+
+
+def write_page(path: Path, title: str, trace: Trace, scene: dict[str, Picture], names) -> None:
+    """Write the explorer of one traced step.
+
+    Parameters
+    ----------
+    title : of the page; any text
+    trace : made with pictures, see `minibrain.study.pictures.slicer`
+    scene : what there is to see besides: "image", "labels" and "prediction"
+    names : those of the image's "channels", and of all "classes"
+    """
+    pictures = {name: picture.as_json() for name, picture in scene.items()}
+    data = {"title": title, **trace_data(trace), "scene": pictures, **names}
+    with replacing(path) as file:
+        file.write(page(title, data).encode())
+
+
+def page(title: str, data: dict) -> str:
+    """The whole page; nothing in title or data can break out of its place."""
+    folder = files("minibrain.study") / "explorer"
+    parts = {
+        "title": html.escape(title),
+        "style": (folder / "style.css").read_text(),
+        "data": json.dumps(data).replace("<", "\\u003c"),
+        "script": "\n".join((folder / f"{name}.js").read_text() for name in SCRIPTS),
+    }
+    template = (folder / "template.html").read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def trace_data(trace: Trace) -> dict:
+    """What the page knows of a step: its record with pictures, formulas and sources."""
+    operations = sorted({node.operation for node in trace.nodes})
+    record = trace.as_json()
+    return {
+        "loss": trace.loss,
+        "update": record["update"],
+        "held": trace.bytes_held(),
+        "nodes": [
+            kept | _pictures(trace, node)
+            for node, kept in zip(trace.nodes, record["nodes"], strict=True)
+        ],
+        "formulas": {name: FORMULAS[name]._asdict() for name in operations},
+        "sources": {
+            **{name: operation_sources(name) for name in operations},
+            "skip": {"forward": [source(UNet.forward)], "backward": [source(UNet.backward)]},
+        },
+    }
+
+
+def _pictures(trace: Trace, node: Node) -> dict:
+    """The pictures of a node and, of a result used twice, of the gradients that meet."""
+    meeting = trace.meeting_gradients(node) if len(node.uses) > 1 else {}
+    return {
+        "picture": _json(node.result),
+        "gradient": _json(node.arriving),
+        "meeting": [
+            {
+                "from": name,
+                "mean": measure.mean,
+                "std": measure.std,
+                "max": measure.max,
+                "picture": _json(measure),
+            }
+            for name, measure in meeting.items()
+        ],
+    }
+
+
+def _json(measure: Measure) -> dict | None:
+    return measure.picture and measure.picture.as_json()

@@ -1,0 +1,233 @@
+"""Faults that are planted in the kernels on purpose: each must be caught by a test.
+
+    PYTHONPATH=tests python tests/cuda/planted_faults.py
+
+plants one after the other, runs the test that is meant to catch it in every schedule, and prints a
+table. A fault is a text of the sources and what stands in its place; where the text is gone the
+fault must be written anew. Every run is a process of its own: a wrong offset may end it.
+
+Not caught: reading beside an array what is then not used.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import test_cuda_offsets as offsets
+import test_cuda_operations as operations
+from compare import BFLOAT16, check_pair, on_device, random
+from emulator import SCHEDULES, emulated
+
+import minibrain.functional as F
+from minibrain.kernels.cuda import loader
+
+RNG = np.random.default_rng(0)
+X, DEEP = random(RNG, (2, 5, 6, 7, 3)), random(RNG, (1, 5, 7, 37))
+GAMMA_BETA = tuple(random(RNG, (2, 3)))
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    check: Callable[[int], None]  # takes a schedule and fails
+
+
+def pair(*call, dtype=np.float32):
+    """A test of forward and backward by the kernels; see check_pair."""
+
+    def check(schedule):
+        with emulated(schedule) as emulator:
+            check_pair(emulator, *call, np.random.default_rng(1), dtype)
+
+    return check
+
+
+def far(test, *arguments):
+    """A test on arrays with offsets past 2^31; it has one schedule."""
+    return lambda schedule: test(*arguments)
+
+
+def label_of_no_class(schedule):
+    labels = np.full(X.shape[:-1], 3, np.uint8)
+    with emulated(schedule):
+        loss, _ = F.cce_dice_loss_forward(on_device(X), on_device(labels))
+    assert np.isnan(float(loss))
+
+
+WEIGHT = random(RNG, (3, 3, 3, 3, 18))
+conv = pair("conv", (X, WEIGHT, random(RNG, 18)), {"padding": 1}, 500)
+deep = pair("conv", (DEEP, random(RNG, (2, 2, 37, 5))), {}, 200)
+strided = pair("conv", (X, random(RNG, (3, 2, 2, 3, 2))), {"stride": 2, "padding": 1}, 200)
+short = pair("conv", (X, WEIGHT, random(RNG, 18)), {"padding": 1}, 500, dtype=BFLOAT16)
+pool = pair("max_pool", (np.round(X), 3), {"stride": 2, "padding": 1}, 9)
+large = random(RNG, (2, 31, 67, 3)) + 5
+norm = pair("instance_norm", (large, *GAMMA_BETA), {}, 4000)
+norm_relu = pair("norm_relu", (X, *GAMMA_BETA), {"rate": 0.3, "key": (1, 2, 3)}, 40)
+loss = pair("cce_dice_loss", (X, RNG.integers(0, 3, X.shape[:-1])), {"per_sample": True}, 40)
+dropout = pair("dropout", (X, 0.5, (2**40, 7, 1)), {}, 1)
+short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
+softmax = pair("softmax", (X,), {}, 10, dtype=BFLOAT16)
+concat = pair("concat", (X, X[..., :2]), {}, 0)
+upsample = pair("upsample", (X,), {}, 8)
+far_conv = far(offsets.test_convolution, "conv", random(RNG, (3, 32, 32)), {"padding": 1})
+
+BARRIER = "__syncthreads();"
+FAULTS = [
+    Fault("missing barrier before the weights' tile", "conv.cu",
+          f"{BARRIER}  // the tile before this one has been used", "", deep),
+    Fault("missing barrier after the weights' tile", "conv.cu",
+          f"{BARRIER}\n            if (!here", "if (!here", deep),
+    Fault("missing barrier before the gradient's tiles", "conv.cu",
+          f"{BARRIER}  // the tiles before these have been used", "", conv),
+    Fault("missing barrier after the gradient's tiles", "conv.cu",
+          f"{BARRIER}\n        for (int v = lane", "for (int v = lane", conv),
+    Fault("missing barrier before the lanes' sums", "conv.cu",
+          f"{BARRIER}\n    float(*lane_sums)", "float(*lane_sums)", conv),
+    Fault("missing barrier after the lanes' sums", "conv.cu",
+          f"{BARRIER}\n    Index matrix", "Index matrix", conv),
+    Fault("missing barrier in a sum over voxels", "common.cuh",
+          f"{BARRIER}\n    if (threadIdx.y", "if (threadIdx.y", norm),
+    Fault("a barrier that some threads skip", "conv.cu",
+          "for (int tap = 0; tap < g.taps()", "if (here) for (int tap = 0; tap < g.taps()", conv),
+    Fault("wrong tap", "common.cuh",
+          "g.dilation[a] * tap.axis[a] - g", "g.dilation[a] * tap.axis[2] - g", conv),
+    Fault("taps not turned around", "common.cuh",
+          "g.padding[a] - g.dilation[a]", "g.dilation[a]", conv),
+    Fault("positions between strides", "common.cuh", "|| distance % g.stride[a]", "", strided),
+    Fault("input bound off by one", "common.cuh",
+          "p.axis[a] >= g.input[a]", "p.axis[a] > g.input[a]", conv),
+    Fault("output bound off by one", "common.cuh",
+          "p.axis[a] >= g.output[a]", "p.axis[a] > g.output[a]", conv),
+    Fault("last channel left out", "conv.cu",
+          "min(CHUNK, inputs - start)", "min(CHUNK, inputs - 1)", deep),
+    Fault("tile not filled", "conv.cu",
+          "i < CHUNK * OUTPUTS; i", "i < (CHUNK - 30) * OUTPUTS; i", conv),
+    Fault("tail of a tile not zeroed", "conv.cu",
+          "here && o < outputs ? float(dy", "o < outputs ? float(dy", conv),
+    Fault("voxels beyond the last are written", "conv.cu", "if (!here) return;", "", conv),
+    Fault("channels beyond the last are written", "conv.cu",
+          "if (first + o < outputs) y[first", "y[first", conv),
+    Fault("bfloat16 sums", "conv.cu", "sums[o] += value * tile[c * OUTPUTS + o]",
+          "sums[o] = Real(sums[o] + value * tile[c * OUTPUTS + o])", short),
+    Fault("bfloat16 cut off, not rounded", "common.cuh", "word + 0x7fff + (word >> 16 & 1)",
+          "word", short),
+    Fault("bfloat16 ties not to even", "common.cuh", "0x7fff + (word >> 16 & 1)", "0x8000",
+          operations.check_rounding),
+    Fault("bfloat16 NaN may become infinite", "common.cuh", "value == value ?", "true ?",
+          operations.check_rounding),
+    Fault("a part's share too small", "common.cuh",
+          "share = ceil_divide(voxels, gridDim.x)", "share = voxels / gridDim.x", norm),
+    Fault("a row's sum left out", "common.cuh", "int row = 0; row <", "int row = 1; row <", norm),
+    Fault("a part left out", "reduce.cu", "part < parts; part += LANES",
+          "part < parts - 1; part += LANES", conv),
+    Fault("statistics of the wrong group", "normalization.cu",
+          "mean += blockIdx.z * channels;", "", norm),
+    Fault("variance about 0", "normalization.cu", " - mean[channel];\n        sums[0]",
+          ";\n        sums[0]", norm),
+    Fault("gradient through the variance left out", "normalization.cu",
+          "- through_mean - through_variance", "- through_mean", norm),
+    Fault("the gate of ReLU open at 0", "normalization.cu", "y[i] > 0.0f ?", "y[i] >= 0.0f ?",
+          norm_relu),
+    Fault("dropout not scaled in backward", "normalization.cu", "? dy[i] * scale :", "? dy[i] :",
+          norm_relu),
+    Fault("dropout of the wrong element", "normalization.cu", "factors[i % 8]",
+          "factors[(i + 1) % 8]", norm_relu),
+    Fault("last of equal values wins", "pooling.cu", "value > largest)", "value >= largest)", pool),
+    Fault("gradient to every window", "pooling.cu", "&& winner[from] == tap", "", pool),
+    Fault("channels of the second array", "pooling.cu", "b_channels + c - a_channels];\n}",
+          "b_channels + c];\n}", concat),
+    Fault("a voxel of the block left out", "pooling.cu",
+          "tap < geometry.taps(); ++tap)\n        sum += dy[input",
+          "tap < geometry.taps() - 1; ++tap)\n        sum += dy[input", upsample),
+    Fault("the largest not subtracted from all", "activation.cu",
+          "y[c] = expf(x[c] - largest) / sum", "y[c] = expf(x[c]) / sum", softmax),
+    Fault("Dice of the wrong sample", "loss.cu", "overlap += voxel / voxels_of_group",
+          "overlap += 0", loss),
+    Fault("labels not counted", "loss.cu", "counted == voxels ?", "true ?", label_of_no_class),
+    Fault("elements beyond the last", "activation.cu", "if (element >= size) return;", "", dropout),
+    Fault("nine rounds", "common.cuh", "round < 10", "round < 9", dropout),
+    Fault("step and layer exchanged", "common.cuh", "d.layer, d.step", "d.step, d.layer", dropout),
+]  # fmt: skip
+
+FAR_FAULTS = [
+    Fault("32 bits: number of a thread", "common.cuh", "return blockIdx.x * (Index)blockDim.x",
+          "return int(blockIdx.x) * int(blockDim.x)", far(offsets.test_concatenation)),
+    Fault("32 bits: a convolution's sample", "conv.cu",
+          "x += blockIdx.z * (Index)from_voxels * inputs;",
+          "x += int(blockIdx.z * from_voxels * inputs);", far_conv),
+    Fault("32 bits: a convolution's voxel", "conv.cu", "x + (Index)source * inputs",
+          "x + int(source * inputs)", far_conv),
+    Fault("32 bits: a convolution's result", "conv.cu", "(blockIdx.z * (Index)to_voxels + voxel)",
+          "int(blockIdx.z * to_voxels + voxel)", far_conv),
+    Fault("32 bits: x of a weight gradient", "conv.cu",
+          "Index at = (n * geometry", "int at = (n * geometry", far_conv),
+    Fault("32 bits: dy of a weight gradient", "conv.cu", "dy[number * outputs + o]",
+          "dy[int(number * outputs + o)]", far_conv),
+    Fault("32 bits: a pool's sample", "pooling.cu",
+          "x += e.sample * geometry.input_voxels() * channels + e.channel;",
+          "x += int(e.sample * geometry.input_voxels() * channels + e.channel);",
+          far(offsets.check, "max_pool", offsets.small())),
+    Fault("32 bits: a sum over voxels", "reduce.cu", "x[voxel * channels + channel]",
+          "x[int(voxel * channels + channel)]", far(offsets.test_sums_over_voxels)),
+    Fault("32 bits: a loss's voxel", "loss.cu",
+          "Index i = (group + voxel) * channels", "int i = (group + voxel) * channels",
+          far(offsets.test_losses)),
+    Fault("32 bits: a norm's group", "normalization.cu",
+          "Index group = blockIdx.z * voxels", "int group = blockIdx.z * voxels",
+          far(offsets.test_norm_and_relu)),
+    Fault("32 bits: Adam's moments", "optimizers.cu", "mean += share.begin, square",
+          "mean += int(share.begin), square", far(offsets.test_adam)),
+]  # fmt: skip
+
+
+def is_caught(fault: Fault, schedule: int) -> bool:
+    """Plant the fault, and run its test in a process of its own."""
+    text = (loader.SOURCES / fault.file).read_text("utf-8")
+    if fault.old not in text:
+        raise LookupError(f"{fault.name}: {fault.file} no longer has {fault.old!r}")
+    planted = partial(_planted, loader.included, fault)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # threads of BLAS do not matter to a child that ends soon
+        child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] != 0
+    loader.included = planted
+    try:
+        fault.check(schedule)
+    except AssertionError:
+        os._exit(1)
+    except BaseException as error:  # the test itself is wrong: that is no catch
+        print(f"{fault.name}: {error!r}", file=sys.stderr)
+    os._exit(0)
+
+
+def _planted(included, fault, name):
+    text = included(name)
+    return text.replace(fault.old, fault.new) if name == fault.file else text
+
+
+def main() -> int:
+    import test_tensor_core_faults as tensor_core  # which imports this module
+
+    table = [(fault, SCHEDULES) for fault in FAULTS]
+    table += [(fault, SCHEDULES[:1]) for fault in FAR_FAULTS]
+    table += [(fault, tensor_core.EVERY_SCHEDULE) for fault in tensor_core.FAULTS]
+    missed = 0
+    print(f"{'fault':46} {'file':24} schedules that catch it")
+    for fault, schedules in table:
+        caught = [schedule for schedule in schedules if is_caught(fault, schedule)]
+        missed += not caught
+        numbers = " ".join(map(str, caught)) or "MISSED"
+        print(f"{fault.name:46} {fault.file:24} {numbers}", flush=True)
+    print(f"{len(table) - missed} caught, {missed} missed")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

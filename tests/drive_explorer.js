@@ -1,0 +1,107 @@
+// Drives the explorer from within: every slider to its ends, every step, every key. What is wrong
+// on the way is what `drive` returns in the end. See test_explorer.py.
+const problems = [];
+const counts = {};
+const pause = (ms = 30) => new Promise((go) => setTimeout(go, ms));
+function look(where) {
+  counts[where] = (counts[where] ?? 0) + 1;
+  const section = document.querySelector("main > section:not([hidden])");
+  const text = section.textContent;
+  const measured = where === "network" || counts[where] % 20 === 1; // it takes a layout
+  const beyond = measured ? document.documentElement.scrollWidth - innerWidth : 0;
+  if (beyond > 0) problems.push(`${where}: ${beyond} pixels wider than the window`);
+  const found = text.match(/.{0,40}(NaN|undefined|Infinity|\[object).{0,40}/);
+  if (found) problems.push(`${where}: ${found[0]}`);
+  for (const node of section.querySelectorAll("svg, svg *, canvas, .bar-fill, .stack-bar span")) {
+    for (const { name, value } of node.attributes) {
+      if (/NaN|undefined|Infinity/.test(value)) problems.push(`${where}: ${node.tagName} ${name}`);
+    }
+  }
+  const both = text.match(/⟨C a, b⟩ = (−?\d+)⟨a, Cᵀ b⟩ = (−?\d+)/);
+  if (both) counts.identities = (counts.identities ?? 0) + 1;
+  if (both && both[1] !== both[2]) problems.push(`${where}: the adjoint identity`);
+}
+function move(slider, value) {
+  slider.value = value;
+  slider.dispatchEvent(new Event("input", { bubbles: true }));
+}
+function every(sliders, where) {
+  for (let bits = 0; bits < 2 ** sliders.length; bits++) {
+    sliders.forEach((slider, i) => move(slider, (bits >> i) & 1 ? slider.max : slider.min));
+    look(where);
+  }
+}
+const inRoom = (name) => [...document.querySelectorAll(`#${name} input[type=range]`)];
+const press = (key) =>
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+/** The arrows move the slider by one, space plays and stops. */
+async function stepAndPlay(name, slider) {
+  const steps = [];
+  press("Home");
+  move(slider, slider.min);
+  for (const key of ["ArrowRight", "ArrowRight", "ArrowLeft"]) {
+    press(key);
+    steps.push(+slider.value);
+  }
+  press(" ");
+  await pause(1500);
+  steps.push(+slider.value);
+  press(" ");
+  await pause(800);
+  steps.push(+slider.value);
+  if (String(steps) !== "1,2,1,3,3") problems.push(`${name}: keys went ${steps}`);
+}
+async function drive(rooms) {
+  for (const name of rooms) {
+    location.hash = name;
+    await pause();
+    const sliders = inRoom(name);
+    counts[`${name} sliders`] = sliders.length;
+    if (name === "network") {
+      for (let step = 0; step <= +sliders[0].max; step++) {
+        move(sliders[0], step);
+        look(name);
+      }
+    } else if (name === "convolution") {
+      for (const button of [0, 1].flatMap((mode) => [2, 3, 4].map((rank) => [mode, rank]))) {
+        button.forEach((i) => document.querySelectorAll("#convolution .choice button")[i].click());
+        every(sliders.slice(0, 6), name); // n, k, s, p, d, output padding
+        [5, 3, 2, 0, 1, 0].forEach((value, i) => move(sliders[i], value)); // a legal setting
+        for (const slider of sliders.slice(6)) {
+          for (const value of [slider.max, slider.min]) {
+            move(slider, value);
+            look(name);
+          }
+        }
+      }
+    } else {
+      every(
+        sliders.filter((slider) => slider.name.startsWith("count")),
+        name,
+      );
+      for (const slider of sliders) {
+        for (const value of [slider.max, slider.min]) {
+          move(slider, value);
+          look(name);
+        }
+      }
+      for (const end of ["max", "min"]) {
+        sliders.forEach((slider) => move(slider, slider[end]));
+        look(name);
+      }
+    }
+    for (const button of document.querySelectorAll(`#${name} .examples button`)) {
+      button.click();
+      look(name);
+    }
+    if (name !== "loss") await stepAndPlay(name, name === "network" ? sliders[0] : sliders[6]);
+    for (const key of ["ArrowRight", "ArrowLeft", " ", " ", "Home", "End"]) {
+      press(key);
+      look(name);
+    }
+    document.getElementById("theme").click();
+    await pause();
+    look(name);
+  }
+  return { problems: problems.slice(0, 20), counts };
+}

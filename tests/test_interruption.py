@@ -1,0 +1,67 @@
+"""Signals that are held back."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from minibrain.runs.interruption import Interrupted, Interruption
+
+
+def test_a_signal_waits_for_the_next_check(capfd):
+    before, done = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with Interruption() as held:
+            for item in held.between(range(3)):
+                if item == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                done.append(item)
+
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM") as error:
+        work()
+    assert done == [0, 1]
+    assert error.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "a second signal ends at once" in capfd.readouterr().err
+
+
+def test_a_signal_after_the_last_check_is_not_forgotten():
+    with pytest.raises(Interrupted), Interruption():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_error_is_not_hidden():
+    def work():
+        with Interruption():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption() as held:
+            os.kill(os.getpid(), signal.SIGINT)
+            held.check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_can_train_too():
+    def train():
+        with Interruption() as held:
+            held.check()
+        done.append(True)
+
+    done = []
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert done
