@@ -261,6 +261,19 @@ def test_a_dy_of_another_shape_is_left_to_the_reference():
         assert F.conv_backward.fast(dy, saved) is NotImplemented
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 3), (3, 50, 40, 16), (2, 3, 4, 5, 1)])
+def test_relu_is_the_reference_bit_for_bit(shape):
+    x, dy = random(shape), random(shape)
+    x.flat[:3], dy.flat[:3] = (-1, 0, 2), (np.nan, np.inf, np.nan)
+    y, saved = F.relu_forward.fast(x)
+    true_y, true_saved = F.relu_forward.reference(x)
+    np.testing.assert_array_equal(y, true_y)
+    for each_saved in (saved, true_saved):
+        dx = F.relu_backward.fast(dy, each_saved)
+        np.testing.assert_array_equal(dx, F.relu_backward.reference(dy, true_saved))
+    assert F.relu_forward.fast(x.astype(np.float64)) is NotImplemented
+
+
 def check_norm_relu(x, **dropout):
     gamma, beta = random(x.shape[-1:], 1), random(x.shape[-1:], 2)
     y, saved = F.norm_relu_forward.fast(x, gamma, beta, **dropout)

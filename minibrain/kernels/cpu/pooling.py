@@ -61,7 +61,7 @@ def concat_forward(a, b):
         y[plane][..., :channels] = a[plane]
         y[plane][..., channels:] = b[plane]
 
-    each(work, np.ndindex(y.shape[:2]))
+    each(work, _planes(y))
     return y, ConcatSaved(channels)
 
 
@@ -75,8 +75,13 @@ def concat_backward(dy, saved: ConcatSaved):
         da[plane] = dy[plane][..., : saved.channels]
         db[plane] = dy[plane][..., saved.channels :]
 
-    each(work, np.ndindex(dy.shape[:2]))
+    each(work, _planes(dy))
     return da, db
+
+
+def _planes(x):
+    """An index for every plane of a volume; an image is one."""
+    return np.ndindex(x.shape[: max(1, x.ndim - 3)])
 
 
 def _candidates(x):

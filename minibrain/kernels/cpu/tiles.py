@@ -23,7 +23,7 @@ from minibrain.kernels.cpu.threads import scratch
 from minibrain.kernels.cpu.winograd import Filter, make_filter
 
 BLOCK_BYTES = 2_000_000  # of v and s in one block, or twice as much as the weights need
-MOST_SHARES = 4  # a sample is cut in so many blocks at least, for several threads to share,
+MOST_SHARES = 8  # a batch is cut in so many blocks at least, for several threads to share,
 LEAST_VOXELS = 256  # unless they would be smaller: every block adds a weight gradient of its own
 
 
@@ -87,10 +87,11 @@ class Tiles(NamedTuple):
         _, depth, height, width, features = self.output.shape
         planes, rows = -(-depth // self.planes.outputs), -(-height // self.rows.outputs)
         tile_bytes = 4 * self.products * self.width * (channels + features)
-        shares = max(1, min(MOST_SHARES, depth * height * width // LEAST_VOXELS))
+        most_shares = -(-MOST_SHARES // len(self.output))
+        shares = max(1, min(most_shares, depth * height * width // LEAST_VOXELS))
         block_bytes = max(BLOCK_BYTES, 8 * self.products * self.taps[2] * channels * features)
         most = max(1, min(block_bytes // tile_bytes, planes * rows // shares))
-        high = _even(rows, round(most**0.5))
+        high = _even(rows, max(round(most**0.5), most // planes))  # an image is one plane
         deep = _even(planes, most // high)
         return [
             Block(n, plane, row, min(deep, planes - plane), min(high, rows - row))
