@@ -102,51 +102,46 @@ def import_seconds(repeats=5):
 
 def table(results) -> str:
     """Markdown: the networks with their memory, then every convolution."""
-    peak = results["sgemm GFLOP/s"]
     machine = results_file.machine()
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}; "
-        f"sgemm {peak:.0f} GFLOP/s; {results['rounds']} rounds. "
-        f"Importing minibrain: {results['import seconds'] * 1e3:.0f} ms above NumPy.",
-        "",
-        "| workload | engine | min s | median s | minibrain is faster by | peak GB | of sgemm |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}. "
+        f"Importing minibrain: {results['import seconds'] * 1e3:.0f} ms above NumPy."
     ]
-    for name, of_engines in results["workloads"].items():
-        if name in LAYERS:
-            continue
-        ours = _totals(of_engines["minibrain"])
+    for group, measured in results["groups"].items():
+        peak = measured["sgemm GFLOP/s"]
+        rounds = f"{measured['rounds']} rounds; sgemm {peak:.0f} GFLOP/s in the same run"
+        lines += ["", f"### {group}", "", rounds, ""]
+        rows = _layer_rows if group == "convolutions" else _network_rows
+        lines += rows(measured["workloads"], peak)
+    return "\n".join(lines) + "\n"
+
+
+def _network_rows(workloads, peak):
+    yield "| engine | min s | median s | minibrain is faster by | peak GB | of sgemm |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for name, of_engines in workloads.items():
+        ours = min(_totals(of_engines["minibrain"]))
         for engine, answer in of_engines.items():
             totals = _totals(answer)
             share = "" if name == "2D step" else _share(name, totals, peak)
-            lines.append(
-                f"| {name} | {engine} | {min(totals):.3f} | {median(totals):.3f} "
-                f"| {min(totals) / min(ours):.2f} | {answer['peak'] / 1e9:.2f} | {share} |"
+            yield (
+                f"| {engine} | {min(totals):.3f} | {median(totals):.3f} "
+                f"| {min(totals) / ours:.2f} | {answer['peak'] / 1e9:.2f} | {share} |"
             )
-    return "\n".join(lines + _layer_table(results)) + "\n"
 
 
-def _layer_table(results):
+def _layer_rows(workloads, peak):
     """Forward and backward in milliseconds of minibrain and of the fastest PyTorch."""
-    lines = [
-        "",
-        "| forward + backward, least ms | minibrain | PyTorch | pages kept | of sgemm |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, of_engines in results["workloads"].items():
-        if name not in LAYERS:
-            continue
+    yield "| forward + backward, least ms | minibrain | PyTorch | pages kept | of sgemm |"
+    yield "| --- | --- | --- | --- | --- |"
+    for name, of_engines in workloads.items():
         kinds = {"minibrain": [], "PyTorch": [], "pages kept": []}
         for engine, answer in of_engines.items():
             kind = "pages kept" if "pages" in engine else engine.partition(",")[0]
             kinds[kind].append(min(answer["seconds"], key=sum))
-        ours, theirs, kept = (min(parts, key=sum) for parts in kinds.values())
-        cells = (
-            " + ".join(f"{part * 1e3:.1f}" for part in parts) for parts in (ours, theirs, kept)
-        )
-        share = _share(name, [sum(ours)], results["sgemm GFLOP/s"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {share} |")
-    return lines
+        best = [min(parts, key=sum) for parts in kinds.values()]
+        cells = (" + ".join(f"{part * 1e3:.1f}" for part in parts) for parts in best)
+        yield f"| {name} | {' | '.join(cells)} | {_share(name, [sum(best[0])], peak)} |"
 
 
 def _totals(answer):
@@ -160,24 +155,21 @@ def _share(name, totals, peak):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three rounds instead of seven")
-    parser.add_argument("--only", choices=WORKLOADS, help="print this alone and write nothing")
+    parser.add_argument("--only", choices=WORKLOADS, help="measure this again, keep the rest")
     options = parser.parse_args()
     rounds = 3 if options.quick else 7
-    results = {
-        "rounds": rounds,
-        "sgemm GFLOP/s": sgemm_peak(rounds),
-        "import seconds": import_seconds(),
-        "workloads": {},
-    }
+    path = results_file.FOLDER / "cpu.json"
+    again = options.only and path.exists()
+    kept = json.loads(path.read_text())["results"]["groups"] if again else {}
     for group in [options.only] if options.only else WORKLOADS:
-        results["workloads"] |= measure(WORKLOADS[group], rounds)
+        measured = {"rounds": rounds, "sgemm GFLOP/s": sgemm_peak(rounds)}
+        kept[group] = measured | {"workloads": measure(WORKLOADS[group], rounds)}
+        results = {"import seconds": import_seconds(), "groups": kept}
+        results_file.write("cpu", results)
     markdown = table(results)
-    print(markdown)
-    if options.only:
-        return
-    with replacing(results_file.FOLDER / "cpu.md") as file:
+    with replacing(path.with_suffix(".md")) as file:
         file.write(markdown.encode())
-    print("written to", results_file.write("cpu", results))
+    print(markdown)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from minibrain import cli, experiment, models
 from minibrain.data import phantom
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
-from minibrain.evaluation.scores import judging
+from minibrain.evaluation import judging
 from minibrain.inference import predict_logits
 from minibrain.models import UNet
 from minibrain.optimizers import Adam

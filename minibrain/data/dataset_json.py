@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from minibrain.data import nifti
+from minibrain.data.nifti_file import open_regular
 
 MAX_JSON_BYTES = 8 * 2**20  # a hundred thousand cases
 ENDINGS = (".nii.gz", ".nii")
@@ -19,7 +19,7 @@ JSON_NAMES = {dict: "an object", list: "a list", str: "a string"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    with nifti.open_regular(path) as stream:
+    with open_regular(path) as stream:
         data = stream.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"larger than {MAX_JSON_BYTES} bytes: expected the description of a task")

@@ -15,20 +15,16 @@ Axes are (X, Y, Z) or (X, Y, Z, C) and affines map voxel indices to millimetres 
 coordinates, both exactly as in the file.
 """
 
-import gzip
 import math
 import os
-import stat
 import warnings
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import (
     apply_orientation,
     inv_ornt_aff,
@@ -37,22 +33,16 @@ from nibabel.orientations import (
 )
 from nibabel.spatialimages import HeaderDataError
 
+from minibrain.data.nifti_file import blocks, opened, write_file
 from minibrain.data.nifti_header import (
-    MILLIMETRES,
-    Header,
-    checked_affine,
     largest_distance,
-    read_exactly,
     read_header,
     spacing_of,
 )
 from minibrain.errors import InputError
-from minibrain.files import replacing
 
 MAX_BYTES = 4 * 2**30
-BLOCK_VOXELS = 2**20  # converted at a time: small enough to stay in cache
 LABEL_TOLERANCE = 1e-3  # labels saved as scaled integers come back as 0.99999999977
-SCANNER = 1  # qform and sform code: world coordinates are the scanner's
 
 
 class NiftiError(InputError):
@@ -106,10 +96,10 @@ def read(
         holds voxels that are not finite (in float32, after scaling)
     """
     nonfinite = 0
-    with _explained(path), _opened(path) as stream:
+    with _explained(path), opened(path) as stream:
         header = read_header(stream, max_bytes)
         voxels = np.empty(math.prod(header.shape), np.float32)
-        for part, values in _blocks(stream, header):
+        for part, values in blocks(stream, header):
             with np.errstate(all="ignore"):
                 voxels[part] = values
             bad = ~np.isfinite(voxels[part])
@@ -146,12 +136,12 @@ def read_label(path: str | os.PathLike, *, allowed: Collection[int] | None = Non
     permitted = np.full(256, allowed is None)
     permitted[list(allowed or ())] = True
     wrong: set[float] = set()
-    with _explained(path), _opened(path) as stream:
+    with _explained(path), opened(path) as stream:
         header = read_header(stream, MAX_BYTES)
         if len(header.shape) != 3:
             raise ValueError(f"shape {header.shape}: expected a label of 3 dimensions")
         labels = np.empty(math.prod(header.shape), np.uint8)
-        for part, values in _blocks(stream, header):
+        for part, values in blocks(stream, header):
             labels[part], whole = _round_labels(values)
             bad = ~(whole & permitted[labels[part]])
             wrong.update(np.unique(values[bad])[:11].tolist())
@@ -213,7 +203,7 @@ def write_prediction(path: str | os.PathLike, array: np.ndarray, affine: np.ndar
             raise ValueError(f"{array.dtype} array of shape {array.shape}: expected 3-D integers")
         if array.min() < 0 or array.max() > 255:
             raise ValueError(f"labels {array.min()} to {array.max()}: expected 0 to 255")
-        _write(Path(path), array.astype(np.uint8), affine)
+        write_file(Path(path), array.astype(np.uint8), affine)
 
 
 def write_image(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) -> None:
@@ -236,7 +226,7 @@ def write_image(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) 
             )
         if not np.isfinite(array).all():
             raise ValueError("NaN or infinite voxels: expected finite intensities")
-        _write(Path(path), array, affine)
+        write_file(Path(path), array, affine)
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -259,21 +249,6 @@ def from_canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def open_regular(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a file to read bytes; unlike `open`, never wait for the other end of a FIFO.
-
-    Raises
-    ------
-    OSError : there is no such file, or it is a directory, FIFO or device
-    """
-    no_wait = getattr(os, "O_NONBLOCK", 0)
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait)) as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError("not a regular file")
-        yield stream
-
-
-@contextmanager
 def _explained(path: str | os.PathLike) -> Iterator[None]:
     """Turn every way that reading or writing can fail into a NiftiError naming the file."""
     try:
@@ -285,43 +260,6 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
         raise NiftiError(f"{path}: {reason}") from error
 
 
-@contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    compressed = _is_compressed(path)
-    with open_regular(path) as file:
-        if compressed:
-            with gzip.GzipFile(fileobj=file, mode="rb") as stream:
-                yield stream
-        else:
-            yield file
-
-
-def _is_compressed(path: str | os.PathLike) -> bool:
-    name = os.fspath(path).lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        raise ValueError("expected a name that ends in .nii or .nii.gz")
-    return name.endswith(".gz")
-
-
-def _blocks(stream: BinaryIO, header: Header) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (where, values) through the voxels in the order of the file, then require its end."""
-    for start in range(0, header.offset, BLOCK_VOXELS):
-        read_exactly(stream, min(BLOCK_VOXELS, header.offset - start))
-    size = math.prod(header.shape)
-    for start in range(0, size, BLOCK_VOXELS):
-        stop = min(start + BLOCK_VOXELS, size)
-        values = np.frombuffer(
-            read_exactly(stream, (stop - start) * header.dtype.itemsize), header.dtype
-        )
-        if header.scaling:
-            slope, intercept = header.scaling
-            with np.errstate(all="ignore"):  # what overflows is reported as not finite
-                values = values.astype(np.float64) * slope + intercept
-        yield slice(start, stop), values
-    if stream.read(1):  # also makes gzip compare its checksum
-        raise ValueError("more bytes than the header declares")
-
-
 def _round_labels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest uint8 of each value, and whether the value stands for it."""
     if values.dtype == np.uint8:
@@ -331,32 +269,3 @@ def _round_labels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nearest = np.rint(values)
         whole = (np.abs(values - nearest) < LABEL_TOLERANCE) & (nearest >= 0) & (nearest <= 255)
     return np.where(whole, nearest, 0).astype(np.uint8), whole
-
-
-def _write(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    """Write a fresh header and the voxels to a temporary file beside `path`, then rename it."""
-    compressed = _is_compressed(path)
-    if max(array.shape) > np.iinfo(np.int16).max:
-        raise ValueError(f"shape {array.shape}: expected at most 32767 voxels along an axis")
-    with np.errstate(all="ignore"):  # float32 is what NIfTI-1 stores
-        affine = checked_affine(np.asarray(affine).astype(np.float32).astype(np.float64))
-    header = Nifti1Header(endianness="<")
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape)
-    header.set_sform(affine, code=SCANNER)
-    header.set_qform(affine, code=SCANNER)
-    header.set_slope_inter(1, 0)
-    header["xyzt_units"] = MILLIMETRES
-    header["vox_offset"] = Nifti1Header.single_vox_offset
-    with replacing(path) as file:
-        if compressed:  # no name and no time, so that equal voxels give equal files
-            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
-                _write_voxels(stream, header, array)
-        else:
-            _write_voxels(file, header, array)
-
-
-def _write_voxels(stream: BinaryIO, header: Nifti1Header, array: np.ndarray) -> None:
-    stream.write(header.binaryblock + bytes(4))  # four zeros: no extensions
-    for part in array.T:  # last axis outermost, X fastest, one slice or channel at a time
-        stream.write(part.astype(part.dtype.newbyteorder("<"), copy=False).tobytes())

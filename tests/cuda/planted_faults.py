@@ -75,7 +75,7 @@ short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
 softmax = pair("softmax", (X,), {}, 10, dtype=BFLOAT16)
 concat = pair("concat", (X, X[..., :2]), {}, 0)
 upsample = pair("upsample", (X,), {}, 8)
-far_conv = far(offsets.test_convolution, "conv", random(RNG, (3, 32, 32)), {"padding": 1})
+far_conv = far(offsets.test_convolution, "conv", random(RNG, (3, 32, 32)), {"padding": 1}, False)
 
 BARRIER = "__syncthreads();"
 FAULTS = [

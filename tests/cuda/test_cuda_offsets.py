@@ -138,7 +138,15 @@ def test_norm_and_relu():
         ("conv_transpose", random(RNG, (2, 17, CHANNELS)), {"stride": 2}),
     ],
 )
-def test_convolution(name, weight, options):
+@pytest.mark.parametrize("fast", [True, False], ids=["tensor cores", "all shapes"])
+def test_convolution(name, weight, options, fast):
+    with pytest.MonkeyPatch.context() as patch:
+        if not fast:
+            patch.setattr(conv_tensor_core, "_first", lambda kernels, *arguments: None)
+        check_convolution(name, weight, options)
+
+
+def check_convolution(name, weight, options):
     """Of dweight the first blocks sum the first tap and channels, the last blocks the last ones."""
     (_, dweight, _), dy, saved = check(name, small(), parameters=(rounded(weight),), **options)
     backward = getattr(F, f"{name}_backward")

@@ -211,10 +211,10 @@ def test_the_estimate_of_memory_is_what_a_step_holds_on_the_device(monkeypatch, 
     shape = (1, 24, 24, 16, 3)
     images, labels = np.zeros(shape, np.float32), np.zeros(shape[:-1], np.uint8)
     images[:] = np.random.default_rng(0).standard_normal(shape)
-    with emulated() as emulator:
+    with emulated() as emulator, pytest.MonkeyPatch.context() as patch:
         estimate = estimate_memory(model, shape)
         launch = emulator.launch
-        monkeypatch.setattr(loader, "launch", measured)
+        patch.setattr(loader, "launch", measured)
         train_step(model, Adam(model.named_parameters()), images, labels, step=0)
     assert peak[0] < estimate < 1.6 * peak[0]
 
