@@ -3,8 +3,8 @@
     pytest -m '' -o junit_family=xunit1 --junitxml=report.xml $(python tests/reliability_table.py)
     python tests/reliability_table.py report.xml
 
-Without a report it names the files with the tests, with one or more it writes RELIABILITY.md.
--m '' includes the slow tests.
+Without a report it names the files with the tests, with one or more it writes RELIABILITY.md: what
+a later one has replaces what an earlier one has. -m '' includes the slow tests.
 """
 
 import platform
@@ -124,8 +124,11 @@ def measured(cases: list[ET.Element]) -> str:
 
 def main(reports: list[str]) -> None:
     by_test: dict[str, list[ET.Element]] = {}
-    for case in (case for report in reports for case in ET.parse(report).iter("testcase")):
-        by_test.setdefault(case.get("name").partition("[")[0], []).append(case)
+    for report in reports:
+        found: dict[str, list[ET.Element]] = {}
+        for case in ET.parse(report).iter("testcase"):
+            found.setdefault(case.get("name").partition("[")[0], []).append(case)
+        by_test |= found
     lines = [
         "# Promised and measured",
         "",
@@ -136,8 +139,8 @@ def main(reports: list[str]) -> None:
         "| --- | --- | --- |",
     ]
     for promise, (file, tests) in PROMISES.items():
-        found = measured([case for test in tests for case in by_test.get(test, [])])
-        lines.append(f"| {promise} | {found} | {file}: {', '.join(tests)} |")
+        figures = measured([case for test in tests for case in by_test.get(test, [])])
+        lines.append(f"| {promise} | {figures} | {file}: {', '.join(tests)} |")
     TABLE.write_text("\n".join(lines) + "\n")
 
 

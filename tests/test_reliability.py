@@ -447,14 +447,14 @@ def test_a_second_run_is_refused_until_the_first_is_killed(
 
 def kill_and_resume(processes, data, tmp_path, kills, seed):
     """Kill runs at random moments until there were enough; each goes on until it is done."""
-    chance, killed, runs, longest = random.Random(seed), 0, 0, None
+    chance, killed, runs, whole = random.Random(seed), 0, 0, None
     while killed < kills:
         run, errors = data / f"killed-{seed}-{runs}", tmp_path / "errors"
         train = ["--network", "tiny", "--data", data / "task", "--output", run]
         while True:
             begin, new = time.monotonic(), not (run / "config.json").exists()
             process = start(processes, ["train", *(train if new else ["--resume", run])], errors)
-            process.join(longest and chance.uniform(0, longest))
+            process.join(chance.uniform(0, whole) if whole and killed < kills else None)
             if process.exitcode is not None:
                 break
             process.kill()
@@ -464,7 +464,9 @@ def kill_and_resume(processes, data, tmp_path, kills, seed):
                 checkpoint.describe(path)  # reads every byte of it
         assert process.exitcode == 0, errors.read_text()
         assert result(run) == result(data / "whole")
-        runs, longest = runs + 1, longest or time.monotonic() - begin  # the first one is measured
+        runs += 1
+        if new:  # from start to end: so long is a run at present
+            whole = time.monotonic() - begin
     return killed, runs
 
 

@@ -1,10 +1,14 @@
 """What the last bits of a result depend on besides code, configuration and data."""
 
+import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def describe_environment(device: str) -> dict[str, str]:
@@ -22,7 +26,7 @@ def describe_environment(device: str) -> dict[str, str]:
         if library["user_api"] == "blas"
     ]
     return {
-        "minibrain": _version("minibrain"),
+        "minibrain": f"{_version('minibrain')}, code {_code()}",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "processor": " ".join([platform.machine(), *simd["baseline"], *simd.get("found", [])]),
@@ -36,6 +40,15 @@ def _describe_gpu() -> str:
 
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     return f"{properties['name'].decode()}, CuPy {cupy.__version__}"
+
+
+def _code() -> str:
+    """A hash of the library itself: between two releases its arithmetic changes, too."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix in (".py", ".cu", ".cuh", ".h"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _version(package: str) -> str:

@@ -3,7 +3,7 @@
 config.json, splits.json        what was asked for, and which case is in which part
 task.json                       the names of the task, its channels and its classes
 metrics.csv, progress.png       a row and a point for every epoch
-checkpoints/                    best.npz and last.npz
+checkpoints/                    last.npz, previous.npz (the one before it), best.npz
 cost.json                       time and memory that training took
 predictions/, background/       CASE.nii.gz of the held-out cases and of those set aside
 summary.json, scores.csv        their scores, of the set and case by case

@@ -1,0 +1,27 @@
+"""What results depend on in their last bits is written down."""
+
+import shutil
+
+import numpy as np
+
+from minibrain.runs import environment
+from minibrain.runs.environment import describe_environment
+
+
+def test_it_names_versions_and_hardware_and_is_the_same_twice():
+    found = describe_environment("cpu")
+    assert found == describe_environment("cpu")
+    assert found["NumPy"] == np.__version__
+    assert "threads" in found["BLAS"]
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_another_line_of_code_is_another_minibrain(tmp_path, monkeypatch):
+    before = describe_environment("cpu")["minibrain"]
+    monkeypatch.setattr(
+        environment, "PACKAGE", shutil.copytree(environment.PACKAGE, tmp_path / "minibrain")
+    )
+    assert describe_environment("cpu")["minibrain"] == before
+    with open(tmp_path / "minibrain" / "kernels" / "cpu" / "conv.py", "a") as file:
+        file.write("# other\n")
+    assert describe_environment("cpu")["minibrain"] != before
