@@ -126,6 +126,12 @@ class Adam:
     def learning_rate(self, value: float):
         self._learning_rate[...] = value
 
+    def arrays(self) -> list:
+        """All that a step reads and changes, where the gradients are."""
+        self._follow([parameter.grad for parameter in self.parameters])
+        both = [array for p in self.parameters for array in (p.value, p.grad)]
+        return [*both, self.mean, self.square, self._steps, self._learning_rate]
+
     def step(self, taken=True):
         """Change every parameter in place, against its gradient; nothing unless `taken`, a bool or
         an array of no dimension."""

@@ -66,8 +66,10 @@ def _table_of(values, gradients):
 @cache
 def _table(xp, addresses, sizes):
     """What optimizers.cu calls a table; the same from step to step, so it is sent to the device
-    once. It stays there, since launches that are recorded read it again; it is small."""
+    once. It stays, since launches that are recorded read it again, and outlives the recording's
+    own memory; it is small."""
     begins = accumulate(sizes, initial=0)
     first_blocks = accumulate((ceil_divide(size, CHUNK) for size in sizes), initial=0)
     rows = [(*row, 0) for row in addresses]
-    return xp.asarray(np.array([*rows, tuple(begins), tuple(first_blocks)], np.int64))
+    with xp.cuda.using_allocator(xp.get_default_memory_pool().malloc):
+        return xp.asarray(np.array([*rows, tuple(begins), tuple(first_blocks)], np.int64))
