@@ -14,6 +14,8 @@ from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
 
+WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
+
 
 def train_step(
     model: UNet, optimizer: Adam, images, labels, step: int, *, clip_norm: float | None = None
@@ -119,8 +121,8 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
 
     What forward saves is measured on a small input and scaled by the number of voxels. To it come
     parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works), and a fifth
-    of all for gaps between arrays.
+    works or, if larger, three of the largest activation while an operation works), a fifth of all
+    for gaps between arrays, and the blocks that fast twins work in.
 
     Parameters
     ----------
@@ -138,7 +140,8 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     scale = prod(batch_shape[:-1]) / prod(probe[:-1])
     parameters = sum(weight.nbytes for weight in weights)
     working = max(3 * parameters, scale * 3 * max(sizes))
-    return int(1.2 * (4 * parameters + scale * sum(sizes) + working))
+    workspace = WORKSPACE if array_module(weights[0]) is np else 0
+    return int(1.2 * (4 * parameters + scale * sum(sizes) + working)) + workspace
 
 
 def _arrays(value):
