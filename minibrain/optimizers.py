@@ -69,6 +69,13 @@ def gradient_norm(gradients):
 
 
 @fast_twin
+def clear_inplace(arrays):
+    """Set every array to 0."""
+    for array in arrays:
+        array.fill(0)
+
+
+@fast_twin
 def scale_inplace(arrays, factor):
     """Multiply every array with a number, which may be an array of no dimension."""
     factor = float(factor)  # a float64 array would widen the products
@@ -160,8 +167,7 @@ class Adam:
         )
 
     def zero_grad(self):
-        for parameter in self.parameters:
-            parameter.grad.fill(0)
+        clear_inplace([parameter.grad for parameter in self.parameters])
 
 
 class HalveOnPlateau:

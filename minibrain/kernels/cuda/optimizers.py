@@ -1,4 +1,4 @@
-"""Adam over all parameters in one launch, the norm of their gradients in two; see optimizers.cu."""
+"""What is done with all parameters or gradients at once, in one launch each; see optimizers.cu."""
 
 from functools import cache
 from itertools import accumulate
@@ -24,6 +24,14 @@ def adam_inplace(
     constants = map(float, (beta1, beta2, epsilon))
     arguments = [mean, square, table, len(values), *numbers, *constants]
     loader.launch("optimizers.adam", (blocks,), (THREADS,), arguments, shared_bytes=2 * 8)
+    return None
+
+
+def clear_inplace(arrays):
+    if not _plain(*arrays):
+        return NotImplemented
+    table, blocks = _table_of(arrays, arrays)
+    loader.launch("optimizers.clear", (blocks,), (THREADS,), [table, len(arrays)])
     return None
 
 
