@@ -20,6 +20,14 @@ function look(where) {
   const both = text.match(/⟨C a, b⟩ = (−?\d+)⟨a, Cᵀ b⟩ = (−?\d+)/);
   if (both) counts.identities = (counts.identities ?? 0) + 1;
   if (both && both[1] !== both[2]) problems.push(`${where}: the adjoint identity`);
+  for (const node of section.querySelectorAll(".stage svg, .stage canvas, td, .line, .formula")) {
+    const measures = measured && node.getClientRects().length;
+    const beyond = measures ? node.getBoundingClientRect().right - innerWidth : 0;
+    if (beyond > 0) problems.push(`${where}: ${node.tagName} is cut off by ${beyond} pixels`);
+  }
+  const status = section.querySelector(".status")?.textContent ?? "";
+  const marked = section.querySelectorAll(".line.marked").length;
+  if (marked !== (status.startsWith("sum") ? 2 : 0)) problems.push(`${where}: ${marked} marks`);
 }
 function move(slider, value) {
   slider.value = value;

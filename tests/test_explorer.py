@@ -32,6 +32,7 @@ from minibrain.study.formulas import FORMULAS
 from minibrain.study.page import page, trace_data, write_page
 from minibrain.study.pictures import slicer
 from minibrain.study.sources import operation_sources
+from minibrain.study.sources import source as source_of
 from minibrain.study.trace import trace_step
 
 EXPLORER = files("minibrain.study") / "explorer"
@@ -108,6 +109,33 @@ def test_the_committed_example_needs_nothing_else():
     assert set(re.findall(r"https?://[\w./]*", text)) == {"http://www.w3.org/2000/svg"}
 
 
+def without_measurements(path):
+    """All of a page but what differs between machines and runs: times, statistics, pictures."""
+    text = path.read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
+    data = json.loads(found[1])
+    for node in data["nodes"]:
+        for direction in ("forward", "backward"):
+            node[direction]["seconds"] = None
+            results = node[direction]["results"].items()
+            node[direction]["results"] = {name: result["shape"] for name, result in results}
+        node["arriving"] = node["arriving"]["shape"]
+        node["meeting"] = [meeting["from"] for meeting in node["meeting"]]
+        del node["picture"], node["gradient"]
+    scene = {name: (p["channels"], p["width"]) for name, p in data["scene"].items()}
+    ignored = {"title": None, "loss": None, "update": None, "scene": scene}
+    frame = text.replace(found[1], "").replace(data["title"], "")
+    return {"frame": frame.split("\n"), **data, **ignored}
+
+
+def test_the_committed_example_is_what_the_code_makes_today(tmp_path):
+    explain(steps=0, output=str(tmp_path / "page.html"), device="cpu")
+    today, committed = map(without_measurements, (tmp_path / "page.html", COMMITTED))
+    stale = [name for name in today if today[name] != committed.get(name)]
+    command = "minibrain explain --device cpu --output docs/explorer.html"
+    assert not stale, f"docs/explorer.html is of other code; make it again with `{command}`"
+
+
 def test_pictures_are_the_slice_with_x_to_the_right_and_y_upwards():
     array = np.random.default_rng(1).standard_normal((2, 5, 7, 10, 12)).astype(np.float32)
     picture = slicer(0.35)(array)
@@ -132,12 +160,18 @@ def test_sources_are_those_of_the_package(operation):
         first = sources[direction][0]
         assert first["name"] == f"{operation}_{direction}"
         for source in sources[direction]:
-            lines = (Path(__file__).parent.parent / source["file"]).read_text().splitlines()
-            begin = source["line"] - 1
-            assert lines[begin : begin + source["text"].count("\n") + 1] == source["text"].split(
-                "\n"
-            )
+            file = Path(__file__).parent.parent / source["file"]
+            assert f"{source['text']}\n" in file.read_text()
             assert "_check" not in source["name"]
+
+
+def test_the_lines_pointed_at_are_those_of_the_skip(data):
+    for direction, line in (("forward", "skips.append(x)"), ("backward", "dx += dskips.pop()")):
+        [source] = data["sources"]["skip"][direction]
+        assert source["text"].split("\n")[source["mark"]].strip().startswith(line)
+        assert source["text"].startswith(f"def {direction}(self, ")
+    with pytest.raises(ValueError, match="unpack"):
+        source_of(UNet.forward, mark="a line that has gone")
 
 
 def test_what_an_operation_calls_comes_with_it():
@@ -338,6 +372,17 @@ def test_explain_makes_a_page_of_a_phantom(tmp_path, capsys, monkeypatch):
     assert record["nodes"][0]["picture"]["channels"] == 8
     assert record["nodes"][-1]["name"] == "loss"
     assert all(node["backward"] for node in record["nodes"])
+
+
+def test_explain_gives_the_record_as_json(tmp_path, monkeypatch):
+    monkeypatch.setattr("minibrain.study.explain.PHANTOM_SIZE", (24, 24, 16))
+    output = tmp_path / "trace.json"
+    assert main(["explain", "--network=brain_2d_small", "--steps=0", f"--output={output}"]) == 0
+    record = json.loads(output.read_text())
+    assert record["title"].startswith("brain_2d_small on a phantom")
+    assert [node["name"] for node in record["nodes"]][-2:] == ["head", "loss"]
+    assert record["nodes"][0]["backward"]["results"].keys() == {"dweight", "dbias"}
+    assert "picture" not in output.read_text()
 
 
 def test_explain_takes_a_case_of_a_task(tmp_path):

@@ -223,7 +223,8 @@ def test_what_leaves_a_backward_arrives_at_the_one_before():
         assert node.result.max == np.abs(node.result.picture).max()
         assert node.arriving.max == np.abs(node.arriving.picture).max()
         if len(node.uses) == 1 and follower.operation != "concat":
-            left = follower.backward.results["dx"].picture
+            [use] = node.uses
+            left = follower.backward.results[use.gradient].picture
             assert np.array_equal(left, node.arriving.picture), node.name
 
 

@@ -29,6 +29,7 @@ GRADIENTS = {
     "instance_norm": NORM_GRADIENTS,
     "norm_relu": NORM_GRADIENTS,
     "concat": ("da", "db"),
+    "cce_dice_loss": ("dlogits",),
     "attention_gate": (
         *("dskip", "dsignal"),
         *("dskip_weight", "dsignal_weight", "dbias", "dscore_weight", "dscore_bias"),
