@@ -348,8 +348,13 @@ def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
     assert counts["network"] > 2 * len(data["nodes"])
 
 
-def test_the_committed_example_on_a_dark_desktop(browser):
-    counts = drive(browser, COMMITTED, ["network", "loss"], width=1280, dark=True)
+@pytest.mark.parametrize(
+    ("rooms", "width", "dark"),
+    [(["network", "loss"], 1280, True), (["network"], 390, False)],
+    ids=["dark desktop", "phone"],
+)
+def test_the_committed_example(browser, rooms, width, dark):
+    counts = drive(browser, COMMITTED, rooms, width=width, dark=dark)
     assert counts["network"] > 60
 
 

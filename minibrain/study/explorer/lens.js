@@ -50,11 +50,15 @@ const lens = (() => {
       : `freed by ${saved.freed_after}`;
   }
 
+  /** The path of a field, which may be broken after its dots. */
+  const path = (field) =>
+    field.split(".").map((part, i) => (i ? [".", el("wbr"), part] : part));
+
   function savedTable(node) {
     if (!node.saved.length)
       return el("p", { class: "quiet" }, "Saves no array: its shapes are enough for the way back.");
     const rows = node.saved.map((saved) => [
-      el("code", {}, saved.field),
+      el("code", {}, path(saved.field)),
       shapeText(saved.shape),
       saved.bytes ? prefixed(saved.bytes, "B") : "–",
       fate(node, saved),
