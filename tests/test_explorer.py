@@ -165,9 +165,14 @@ def test_sources_are_those_of_the_package(operation):
             assert "_check" not in source["name"]
 
 
-def test_the_lines_pointed_at_are_those_of_the_skip(data):
-    for direction, line in (("forward", "skips.append(x)"), ("backward", "dx += dskips.pop()")):
-        [source] = data["sources"]["skip"][direction]
+def test_the_lines_pointed_at_are_those_where_gradients_add(data):
+    for place, direction, line in (
+        ("skip", "forward", "skips.append(x)"),
+        ("skip", "backward", "dx += dskips.pop()"),
+        ("signal", "forward", "gated, gate_saved = attention_gate_forward(skip, x, "),
+        ("signal", "backward", "return dx + dsignal, dskip"),
+    ):
+        [source] = data["sources"][place][direction]
         assert source["text"].split("\n")[source["mark"]].strip().startswith(line)
         assert source["text"].startswith(f"def {direction}(self, ")
     with pytest.raises(ValueError, match="unpack"):

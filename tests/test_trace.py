@@ -2,18 +2,20 @@
 
 import json
 from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import standin
 
 from minibrain import kernels
-from minibrain.functional import cce_dice_loss_forward
+from minibrain.functional import cce_dice_loss_forward, norm_relu_forward
 from minibrain.models import UNet
 from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
+from minibrain.saved import NormReluSaved, ReluSaved
 from minibrain.study.pictures import slicer
-from minibrain.study.trace import trace_step
+from minibrain.study.trace import _Watcher, trace_step
 from minibrain.training import train_step
 
 RNG = np.random.default_rng(0)
@@ -187,6 +189,46 @@ def test_saved_arrays_are_free_once_their_first_keeper_has_gone_back(make):
     assert trace.bytes_held()[-1] == sum(
         saved.bytes for node in trace.nodes for saved in node.saved if not saved.freed_after
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Promise:
+    """An activation that an operation hands on without having written it."""
+
+    raw: np.ndarray
+    lines: np.ndarray
+    size = property(lambda self: self.raw.size)
+    shape = property(lambda self: self.raw.shape)
+    ndim = property(lambda self: self.raw.ndim)
+
+    def write(self):
+        return np.maximum(self.raw, 0)
+
+
+def test_an_activation_that_is_not_written_yet_is_looked_at_and_only_its_parts_are_kept():
+    watcher = _Watcher(network()[0], 8, np.copy)
+    x, gamma, beta = IMAGES, *RNG.standard_normal((2, 3)).astype(np.float32)
+    promise = Promise(x, np.zeros((2, 1, 1, 3, 3), np.float32))
+    norm = norm_relu_forward(x, gamma, beta)[1].norm
+    kept = NormReluSaved(norm, promise, None), ReluSaved(promise)
+    for begin, (name, arguments, result) in enumerate(
+        [
+            ("norm_relu_forward", (x, gamma, beta), (promise, kept[0])),
+            ("relu_forward", (promise,), (promise.write(), kept[1])),
+        ]
+    ):
+        watcher.hear(kernels.Call(name, "fast", arguments, {}, result, begin, begin))
+    first, second = watcher.nodes
+    assert np.array_equal(first.result.picture, np.maximum(x, 0))
+    assert first.result.mean == pytest.approx(np.maximum(x, 0).mean(), rel=1e-5)
+    added = {saved.field: saved.bytes for saved in first.saved}
+    assert added["norm.x"] == x.nbytes
+    assert (added["y.raw"], added["y.lines"]) == (0, promise.lines.nbytes)
+    assert [(saved.field, saved.kept_by) for saved in second.saved] == [
+        ("y.raw", first.name),
+        ("y.lines", first.name),
+    ]
+    assert [use.by for use in first.uses] == [second.name]
 
 
 def test_statistics_are_those_of_the_arrays():

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from minibrain.files import replacing
+from minibrain.layers import GatedConcat
 from minibrain.models import UNet
 from minibrain.study.formulas import FORMULAS
 from minibrain.study.pictures import Picture
@@ -74,6 +75,10 @@ def trace_data(trace: Trace) -> dict:
                 "forward": [source(UNet.forward, mark="skips.append(")],
                 "backward": [source(UNet.backward, mark="dskips.pop()")],
             },
+            "signal": {
+                "forward": [source(GatedConcat.forward, mark="attention_gate_forward(")],
+                "backward": [source(GatedConcat.backward, mark="dx + dsignal")],
+            },
         },
     }
 
@@ -84,6 +89,7 @@ def _pictures(trace: Trace, node: Node) -> dict:
     return {
         "picture": _json(node.result),
         "gradient": _json(node.arriving),
+        "meets_in": "signal" if any(use.gradient == "dsignal" for use in node.uses) else "skip",
         "meeting": [
             {
                 "from": name,

@@ -222,10 +222,10 @@ const lens = (() => {
     );
   }
 
-  /** The lines of the network's own code in which a skip is handed on, and its gradients added. */
-  function skipColumns({ skip }) {
+  /** The network's own code, at the lines where a result is used again and its gradients add. */
+  function meetingColumns(functions) {
     const column = (kind, title) =>
-      el("section", { class: `pass ${kind}` }, el("h3", {}, title), sources(skip[kind]));
+      el("section", { class: `pass ${kind}` }, el("h3", {}, title), sources(functions[kind]));
     return el(
       "div",
       { class: "columns" },
@@ -238,7 +238,8 @@ const lens = (() => {
     const node = data.nodes[event.i];
     const formula = data.formulas[node.operation];
     if (event.kind === "meet") {
-      return [head(node, formula, usedTwice(node)), meeting(node), skipColumns(data.sources)];
+      const columns = meetingColumns(data.sources[node.meets_in]);
+      return [head(node, formula, usedTwice(node)), meeting(node), columns];
     }
     return [
       head(node, formula, formula.idea),
