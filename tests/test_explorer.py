@@ -339,7 +339,10 @@ def drive(browser, path, rooms, width, dark):
     )
     driven = browser.evaluate(f"{DRIVE}; drive({rooms})")
     assert driven["problems"] == browser.problems == []
-    return driven["counts"]
+    for formula in driven["formulas"]:
+        left, _, size = formula.lstrip("= ").replace("−", "-").replace("·", "*").rpartition(" = ")
+        assert int(size) == eval(re.sub(r"⌊(.*) / (\d+)⌋", r"(\1) // \2", left)), formula
+    return {**driven["counts"], "formulas": len(driven["formulas"])}
 
 
 def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
@@ -348,6 +351,7 @@ def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
     counts = drive(browser, path, ["network", "convolution", "loss"], width=390, dark=False)
     assert counts["convolution"] > 6 * 64
     assert counts["identities"] > 200
+    assert min(counts["sums"], counts["slices"], counts["formulas"]) > 50
     assert counts["loss sliders"] == 12
     assert counts["loss"] > 2**3 + 2 * 12
     assert counts["network"] > 2 * len(data["nodes"])
