@@ -96,6 +96,9 @@ async function drive(rooms) {
       for (let step = 0; step <= +sliders[0].max; step++) {
         move(sliders[0], step);
         look(name);
+        const kept = document.querySelectorAll(".block.kept").length;
+        counts.mostKept = Math.max(counts.mostKept ?? 0, kept);
+        if (step === +sliders[0].max && kept) problems.push(`${kept} blocks kept after the end`);
       }
     } else if (name === "convolution") {
       for (const button of [0, 1].flatMap((mode) => [2, 3, 4].map((rank) => [mode, rank]))) {

@@ -26,6 +26,7 @@ from minibrain.functional import (
 )
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.models import UNet
+from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
 from minibrain.study.explain import explain, load_case
 from minibrain.study.formulas import FORMULAS
@@ -177,6 +178,19 @@ def test_the_lines_pointed_at_are_those_where_gradients_add(data):
         assert source["text"].startswith(f"def {direction}(self, ")
     with pytest.raises(ValueError, match="unpack"):
         source_of(UNet.forward, mark="a line that has gone")
+
+
+def test_each_pair_of_gradients_is_shown_with_the_code_that_adds_it():
+    rng = np.random.default_rng(1)
+    model = AttentionUNet(2, 1, 3, channels=(2, 3, 4))
+    images, labels = rng.standard_normal((1, 8, 8, 1)), rng.integers(0, 3, (1, 8, 8))
+    trace = trace_step(model, Adam(model.named_parameters()), images, labels)
+    nodes = trace_data(trace)["nodes"]
+    meeting = {node["name"]: node["meets_in"] for node in nodes if node["meeting"]}
+    assert {name.partition(".")[0]: place for name, place in meeting.items()} == {
+        **{"encoder0": "skip", "encoder1": "skip"},
+        **{"up0": "signal", "up1": "signal"},
+    }
 
 
 def test_what_an_operation_calls_comes_with_it():
@@ -355,6 +369,7 @@ def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
     assert counts["loss sliders"] == 12
     assert counts["loss"] > 2**3 + 2 * 12
     assert counts["network"] > 2 * len(data["nodes"])
+    assert counts["mostKept"] > len(data["nodes"]) / 2
 
 
 @pytest.mark.parametrize(
