@@ -29,30 +29,55 @@ const bench = (() => {
     return transposed ? Infinity : 0;
   }
 
-  /** state is {n, k, s, p, d, e, transposed, rank, at}; changed() is called after every change. */
-  function make(state, changed) {
+  /** A slider a number; `fit` moves them to the state, within what its rank allows. */
+  function makeKnobs(state, begin) {
     const knobs = Object.entries(KNOBS).map(([name, [text, min, max]]) => {
       const change = (value) => begin({ [name]: value });
       return [name, controls.slider({ name, text, min, max, value: state[name], change })];
     });
-    const sliders = Object.fromEntries(knobs);
-    const position = controls.slider({
-      ...{ name: "position", text: "position", min: 0, max: 1, value: 0 },
-      change: (value) => go(value),
-    });
-    const play = controls.player({
-      interval: 650,
-      step: () => change({ at: (state.at + 1) % (+position.input.max + 1) }),
-      wide: true,
-    });
+    function fit() {
+      for (const [name, { input, set, element }] of knobs) {
+        input.max = LARGEST[state.rank][name] ?? KNOBS[name][2];
+        state[name] = Math.min(state[name], input.max);
+        set(state[name]);
+        element.hidden = name === "e" && !state.transposed;
+      }
+    }
+    return { elements: knobs.map(([, slider]) => slider.element), fit };
+  }
+
+  function makeSwitches(state, begin) {
     const modes = { conv: "convolution", transposed: "transposed" };
     const mode = controls.choice("direction", modes, "conv", (value) =>
       begin({ transposed: value === "transposed" }),
     );
     const dimensions = { 1: "1D", 2: "2D", 3: "3D slices" };
-    const ranks = controls.choice("dimensions", dimensions, "1", (value) =>
-      begin({ rank: +value }),
+    const rank = controls.choice("dimensions", dimensions, "1", (value) => begin({ rank: +value }));
+    function fit() {
+      mode.press(state.transposed ? "transposed" : "conv");
+      rank.press(String(state.rank));
+    }
+    return { elements: [mode.element, rank.element], fit };
+  }
+
+  function makeExamples(load) {
+    const buttons = Object.entries(EXAMPLES).map(([name, example]) =>
+      el("button", { type: "button", onclick: () => load(example) }, name),
     );
+    return el("div", { class: "examples" }, el("span", { class: "quiet" }, "try"), buttons);
+  }
+
+  /** state is {n, k, s, p, d, e, transposed, rank, at}; changed() is called after every change. */
+  function make(state, changed) {
+    const knobs = makeKnobs(state, begin);
+    const switches = makeSwitches(state, begin);
+    const position = controls.slider({
+      ...{ name: "position", text: "position", min: 0, max: 1, value: 0 },
+      change: go,
+    });
+    const last = () => +position.input.max;
+    const step = () => change({ at: (state.at + 1) % (last() + 1) });
+    const play = controls.player({ interval: 650, step, wide: true });
 
     function change(values) {
       Object.assign(state, values);
@@ -61,34 +86,28 @@ const bench = (() => {
 
     function go(at) {
       play.stop();
-      change({ at: Math.min(+position.input.max, Math.max(0, at)) });
+      change({ at: Math.min(last(), Math.max(0, at)) });
     }
 
     function begin(values) {
       Object.assign(state, values);
-      for (const [name, max] of Object.entries(LARGEST[state.rank])) {
-        sliders[name].input.max = max;
-        state[name] = Math.min(state[name], max);
-      }
-      for (const [name, slider] of knobs) slider.set(state[name]);
-      mode.press(state.transposed ? "transposed" : "conv");
-      ranks.press(String(state.rank));
-      sliders.e.element.hidden = !state.transposed;
+      knobs.fit();
+      switches.fit();
       change({ at: beginning(state) });
-    }
-
-    /** There are positions up to this one; null where the setting has none. */
-    function limit(last) {
-      if (last === null) return play.stop();
-      state.at = Math.min(state.at, last);
-      position.input.max = last;
-      position.set(state.at);
-      position.rename(state.rank === 3 ? "slice of the output" : "kernel position");
     }
 
     function load(example) {
       play.stop();
       begin(example);
+    }
+
+    /** There are positions up to this one; null where the setting has none. */
+    function limit(end) {
+      if (end === null) return play.stop();
+      position.input.max = end;
+      state.at = Math.min(state.at, end);
+      position.set(state.at);
+      position.rename(state.rank === 3 ? "slice of the output" : "kernel position");
     }
 
     function key(name) {
@@ -99,22 +118,10 @@ const bench = (() => {
       return true;
     }
 
-    const examples = Object.entries(EXAMPLES).map(([name, example]) =>
-      el("button", { type: "button", onclick: () => load(example) }, name),
-    );
-    const element = el(
-      "div",
-      { class: "controls" },
-      mode.element,
-      ranks.element,
-      knobs.map(([, slider]) => slider.element),
-      position.element,
-      play.button,
-      el("div", { class: "examples" }, el("span", { class: "quiet" }, "try"), examples),
-    );
-    const start = () => begin({});
+    const parts = [switches.elements, knobs.elements, position.element, play.button];
+    const element = el("div", { class: "controls" }, parts, makeExamples(load));
     const example = (index) => load(Object.values(EXAMPLES)[index % 4]);
-    return { element, start, limit, key, example, stop: play.stop };
+    return { element, start: () => begin({}), limit, key, example, stop: play.stop };
   }
 
   return { make };

@@ -36,7 +36,8 @@ const lens = (() => {
         ? `first ${picture.channels} of ${channels} channels`
         : `all ${channels} channels`;
     const every = picture.every > 1 ? `, one voxel of ${picture.every} a side` : "";
-    return `${name}, ${shown}${every}; here ${end(picture.low, "blue")} to ${end(picture.high, "orange")}`;
+    const arriving = name === "dy" ? " arriving" : "";
+    return `${name}${arriving}, ${shown}${every}; here ${end(picture.low, "blue")} to ${end(picture.high, "orange")}`;
   }
 
   /** What becomes of an array that a forward keeps. */
@@ -51,8 +52,7 @@ const lens = (() => {
   }
 
   /** The path of a field, which may be broken after its dots. */
-  const path = (field) =>
-    field.split(".").map((part, i) => (i ? [".", el("wbr"), part] : part));
+  const path = (field) => field.split(".").map((part, i) => (i ? [".", el("wbr"), part] : part));
 
   function savedTable(node) {
     if (!node.saved.length)
@@ -98,58 +98,40 @@ const lens = (() => {
     );
   }
 
+  /** Slices of an array and its statistics; of a loss, the number. */
+  function look(node, name, picture, measure) {
+    if (!picture) return el("p", { class: "big" }, String(+measure.mean.toFixed(4)));
+    const what = `${name} of ${node.name}`;
+    const tiles = draw.tiles(picture, "signed", what, caption(name, node, picture));
+    return [tiles, statistics(measure)];
+  }
+
   function forwardColumn(data, node) {
-    const formula = data.formulas[node.operation];
-    const y = node.forward.results.y;
     return el(
       "section",
       { class: "pass forward" },
       el("h3", {}, "Forward"),
       cost(node.forward),
-      draw.formula(formula.forward),
-      node.picture
-        ? [
-            draw.tiles(
-              node.picture,
-              "signed",
-              `y of ${node.name}`,
-              caption("y", node, node.picture),
-            ),
-            statistics(y),
-          ]
-        : el("p", { class: "big" }, y.mean.toFixed(4)),
+      draw.formula(data.formulas[node.operation].forward),
+      look(node, "y", node.picture, node.forward.results.y),
       savedTable(node),
       sources(data.sources[node.operation].forward, node.forward.twin),
     );
   }
 
   function backwardColumn(data, node) {
-    const formula = data.formulas[node.operation];
+    const spared = node.operation.startsWith("conv") && !node.backward.results.dx;
+    const note =
+      "No dx: nothing before it is learned, so this pass is spared (input_gradient=False).";
     return el(
       "section",
       { class: "pass backward" },
       el("h3", {}, "Backward"),
       cost(node.backward),
-      draw.formula(formula.backward),
-      node.gradient
-        ? [
-            draw.tiles(
-              node.gradient,
-              "signed",
-              `dy of ${node.name}`,
-              caption("dy arriving", node, node.gradient),
-            ),
-            statistics(node.arriving),
-          ]
-        : el("p", { class: "big" }, number(node.arriving.mean)),
+      draw.formula(data.formulas[node.operation].backward),
+      look(node, "dy", node.gradient, node.arriving),
       gradientTable(node),
-      node.operation.startsWith("conv") && !node.backward.results.dx
-        ? el(
-            "p",
-            { class: "quiet" },
-            "No dx: nothing before it is learned, so this pass is spared (input_gradient=False).",
-          )
-        : null,
+      spared ? el("p", { class: "quiet" }, note) : null,
       sources(data.sources[node.operation].backward, node.backward.twin),
     );
   }
@@ -217,7 +199,11 @@ const lens = (() => {
       "header",
       {},
       el("h2", {}, node.name, el("small", {}, formula.title)),
-      el("p", { class: "shapes" }, `${ins} → ${shapeText(node.forward.results.y.shape)}${parameters}`),
+      el(
+        "p",
+        { class: "shapes" },
+        `${ins} → ${shapeText(node.forward.results.y.shape)}${parameters}`,
+      ),
       el("p", { class: "idea" }, idea),
     );
   }

@@ -22,7 +22,11 @@ const network = (() => {
       key("kept", "kept for backward "),
       key("passed", "made, not kept "),
       key("gradient", "its gradient has arrived "),
-      el("span", { class: "peak" }, `the curve: bytes saved, ${prefixed(largest, "B")} at the turn`),
+      el(
+        "span",
+        { class: "peak" },
+        `the curve: bytes saved, ${prefixed(largest, "B")} at the turn`,
+      ),
     );
   }
 
@@ -53,6 +57,12 @@ const network = (() => {
     );
     return { play, move, status, scrubber, bar };
   }
+
+  const said = ({ kind, held }, name, place) => [
+    el("b", { class: kind === "forward" ? "forward" : "backward" }, WORDS[kind]),
+    ` ${name}`,
+    el("span", {}, `${place} · ${prefixed(held, "B")} saved`),
+  ];
 
   function open(root, data) {
     const events = u.eventsOf(data);
@@ -94,15 +104,11 @@ const network = (() => {
     function show(next) {
       at = next;
       const event = events[at];
+      const place = `step ${at + 1} of ${events.length}`;
       u.paintU(drawn, data, lives, events, at);
       memory.move(at);
       scrubber.value = at;
-      const side = event.kind === "forward" ? "forward" : "backward";
-      status.replaceChildren(
-        el("b", { class: side }, WORDS[event.kind]),
-        ` ${data.nodes[event.i].name}`,
-        el("span", {}, `step ${at + 1} of ${events.length} · ${prefixed(event.held, "B")} saved`),
-      );
+      status.replaceChildren(...said(event, data.nodes[event.i].name, place));
       detail.replaceChildren(...lens(data, event).flat().filter(Boolean));
     }
 
