@@ -334,6 +334,7 @@ def test_losses_in_javascript_are_minibrains():
 # The page in a browser
 
 DRIVE = Path(__file__).with_name("drive_explorer.js").read_text()
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +381,22 @@ def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
 def test_the_committed_example(browser, rooms, width, dark):
     counts = drive(browser, COMMITTED, rooms, width=width, dark=dark)
     assert counts["network"] > 60
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_ground(browser, dark):
+    browser.resize(1280)
+    browser.prefer_dark(dark)
+    browser.open(COMMITTED)
+    data = "JSON.parse(document.getElementById('data').textContent)"
+    kinds = browser.evaluate(f"u.eventsOf({data}).map(({{ kind }}) => kind)")
+    steps = [0, kinds.index("backward"), kinds.index("meet")]
+    places = [f"network/{step}" for step in steps]
+    places += [f"{room}/{example}" for room in ("convolution", "loss") for example in range(4)]
+    for place in places:
+        browser.evaluate(f"location.hash = '{place}'")
+        browser.wait(f"!document.getElementById('{place.partition('/')[0]}').hidden")
+        assert browser.evaluate(CONTRAST) == [], place
 
 
 # From a name to a page
