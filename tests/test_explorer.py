@@ -383,6 +383,38 @@ def test_the_committed_example(browser, rooms, width, dark):
     assert counts["network"] > 60
 
 
+def test_it_is_operated_by_keys_alone(browser):
+    """With the keys of a keyboard: rooms, steps, and a slider and a button reached by Tab."""
+
+    def focus(condition):
+        for _ in range(40):
+            browser.press("Tab")
+            if browser.evaluate(f"document.activeElement.matches('{condition}')"):
+                return
+        raise AssertionError(f"Tab does not lead to {condition}")
+
+    browser.resize(1280)
+    browser.open(COMMITTED)
+    browser.press("1")
+    browser.press("ArrowRight")
+    assert browser.evaluate("document.querySelector('.status span').textContent").startswith(
+        "step 2 of "
+    )
+    browser.press("2")
+    browser.wait("!document.getElementById('convolution').hidden")
+    focus("#convolution .choice button[aria-pressed=false]")
+    browser.press("Enter")
+    assert browser.evaluate("document.querySelector('.size .quiet').textContent").endswith(
+        "output padding"
+    )
+    focus("input[name=k]")
+    before = browser.evaluate("document.querySelector('.size b').textContent")
+    browser.press("ArrowRight")
+    assert int(browser.evaluate("document.querySelector('.size b').textContent")) == int(before) + 1
+    browser.press("3")
+    browser.wait("!document.getElementById('loss').hidden")
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_text_stands_out_from_its_ground(browser, dark):
     browser.resize(1280)
