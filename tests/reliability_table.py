@@ -52,20 +52,34 @@ PROMISES = {  # what is promised: (its file, its tests)
         "test_nifti.py",
         ["test_every_truncation_is_refused"],
     ),
-    "NIfTI header fuzz: no foreign exception": (
+    "corrupt NIfTI, 60 made by hand: all refused, naming the file": (
+        "test_nifti.py",
+        [
+            "test_headers_that_cannot_be_right_are_refused",
+            "test_what_is_no_nifti_is_refused",
+            "test_names_that_are_no_readable_file_are_refused_without_waiting",
+            "test_wrong_labels_are_listed",
+            "test_bytes_after_the_voxels_are_refused",
+        ],
+    ),
+    "NIfTI header fuzz, 2,000 in CI: no foreign exception": (
         "test_nifti.py",
         [
             "test_mutated_header_bytes_raise_nothing_foreign",
             "test_mutated_header_fields_raise_nothing_foreign",
         ],
     ),
-    "dataset.json fuzz: no foreign exception, no path outside the root": (
+    "dataset.json fuzz, 2,000 in CI: no foreign exception, no path outside the root": (
         "test_decathlon.py",
         [
             "test_mutated_descriptions_raise_only_task_errors",
             "test_paths_that_leave_the_folder_are_refused_unopened",
             "test_links_that_leave_the_folder_are_refused_unopened",
         ],
+    ),
+    "fuzzing by coverage, nightly where atheris is installed: no foreign exception": (
+        "test_fuzz.py",
+        ["test_no_input_raises_a_foreign_exception"],
     ),
     "check of a dataset with many faults: reports all": (
         "test_inspection.py",
@@ -79,7 +93,11 @@ PROMISES = {  # what is promised: (its file, its tests)
         "test_prepare.py",
         ["test_every_orientation_is_prepared_alike_and_restored_to_itself"],
     ),
-    "prediction memory, 240x240x155x4: at most 1.0 GB": (
+    "the same, through networks and files": (
+        "test_prediction.py",
+        ["test_every_orientation_is_predicted_alike_and_overlays_its_image"],
+    ),
+    "prediction memory, 240x240x155x4, from file to file: at most 1.0 GB": (
         "test_inference.py",
         ["test_a_full_size_case_needs_at_most_a_gigabyte"],
     ),
@@ -99,9 +117,21 @@ PROMISES = {  # what is promised: (its file, its tests)
             "test_many_in_a_row_are_an_error_and_the_weights_stay",
         ],
     ),
+    "what permissions forbid: one line that names it": (
+        "test_files.py",
+        ["test_what_permissions_forbid_is_one_line_that_names_it"],
+    ),
+    "a prepared case that changes on the disk: seen, prepared again": (
+        "test_prepare.py",
+        ["test_a_bit_that_has_flipped_in_the_cache_is_seen"],
+    ),
     "threads 1, 2, 4: identical bits": (
         "test_cpu_twins.py",
         ["test_the_number_of_threads_does_not_change_a_bit"],
+    ),
+    "workers 1, 3: identical bits": (
+        "test_prepare.py",
+        ["test_prepared_cases_are_mapped_arrays_of_what_prepare_image_gives"],
     ),
 }
 

@@ -196,6 +196,15 @@ def test_what_is_allowed_is_a_note(task):
     assert main(["inspect", str(task)]) == 0
 
 
+def test_files_behind_links_within_the_task_are_not_stray(task):
+    sound_case(task, "BRATS_001")
+    describe(task, [entry("BRATS_001")])
+    (task / "imagesTr").rename(task / "elsewhere")
+    (task / "imagesTr").symlink_to("elsewhere")
+    found = inspect(task, progress=False)
+    assert (found.faults, found.notes) == ([], [])
+
+
 def test_the_figures_are_those_of_the_files(task):
     names = [f"BRATS_{i:03d}" for i in range(1, 5)]
     for name in names:

@@ -17,6 +17,7 @@ import time
 import warnings
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -224,6 +225,25 @@ def test_another_configuration_is_refused(change, stopped):
         experiment.resume(str(stopped))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": "3"}, {"seed": None}, {"channels": ["a"]}, {"patch_size": "big"}, {"data": 5}],
+)
+def test_a_configuration_of_other_types_is_refused(change, stopped):
+    rewrite(stopped / "config.json", **change)
+    (name,) = change
+    with pytest.raises(InputError, match=rf"config\.json: cannot be read .*: {name} .* not as exp"):
+        experiment.resume(str(stopped))
+
+
+def test_an_end_that_is_past_is_refused(stopped):
+    """The network of two epochs would be called one of less."""
+    experiment.resume(str(stopped), epochs=2)
+    with pytest.raises(InputError, match="epochs: got 1, but the run has done 2 already"):
+        experiment.resume(str(stopped), epochs=1)
+    assert json.loads((stopped / "config.json").read_text())["epochs"] == 2
+
+
 def test_other_data_is_refused(stopped, data, tmp_path):
     other = shutil.copytree(data / "task", tmp_path / "task")
     shutil.copy(other / "imagesTr" / "BRATS_002.nii.gz", other / "imagesTr" / "BRATS_001.nii.gz")
@@ -274,6 +294,25 @@ def test_the_checkpoint_before_is_taken_where_the_last_is_damaged(stopped, data)
     with pytest.warns(UserWarning, match=r"last\.npz: cannot be read .* going on from .*previous"):
         experiment.resume(str(stopped))
     assert result(stopped) == result(data / "whole")
+
+
+def test_what_is_damaged_never_takes_the_place_of_what_is_sound(stopped, monkeypatch):
+    """Killed between the two renames of the next save, a run still has a sound checkpoint."""
+    last = stopped / "checkpoints" / "last.npz"
+    last.write_bytes(b"damaged")
+    replace = os.replace
+
+    def fail_after_the_first(source, target):
+        if Path(target) == last:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", fail_after_the_first)
+        with pytest.warns(UserWarning, match="going on"), pytest.raises(InputError, match="last"):
+            experiment.resume(str(stopped))
+    checkpoint.describe(stopped / "checkpoints" / "previous.npz")
+    assert (stopped / "checkpoints" / "damaged.npz").read_bytes() == b"damaged"
 
 
 def test_both_damaged_is_one_error(stopped):
