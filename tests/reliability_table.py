@@ -21,6 +21,10 @@ PROMISES = {  # what is promised: (its file, its tests)
         ["test_killed_at_random_times"],
     ),
     "the same, 200 nightly": ("test_reliability.py", ["test_killed_at_random_times_often"]),
+    "kill -9 in the first checkpoint, and nightly before every fsync and rename of a run": (
+        "test_reliability.py",
+        ["test_killed_while_the_first_checkpoint_is_written", "test_killed_at_every_write"],
+    ),
     "stop at every iteration of a 3-epoch run, resume: 100 % bit-equal": (
         "test_reliability.py",
         ["test_stopped_at_every_iteration_and_resumed"],

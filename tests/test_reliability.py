@@ -17,6 +17,7 @@ import time
 import warnings
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -518,6 +519,55 @@ def test_killed_at_random_times(processes, data, tmp_path, record_property):
 def test_killed_at_random_times_often(processes, data, tmp_path, record_property):
     killed, runs = kill_and_resume(processes, data, tmp_path, kills=200, seed=1)
     record_property("figure", f"{killed} kills: 0 unreadable, {runs} of {runs} bit-equal")
+
+
+def kill_at(number):
+    """End this process as kill -9 does, before it waits for the disk or renames for the nth time,
+    of a file or a folder."""
+    calls = count(1)
+
+    def killed_before(call):
+        def wrapper(*arguments):
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments)
+
+        return wrapper
+
+    files.os = SimpleNamespace(**vars(os))
+    files.os.fsync, files.os.replace = killed_before(os.fsync), killed_before(os.replace)
+
+
+def kill_in_writes(numbers, processes, data, tmp_path):
+    """Kill runs at these of their writes, and go on; returns how many there were."""
+    for done, number in enumerate(numbers):
+        run, errors = data / f"{tmp_path.name}-{number}", tmp_path / "errors"
+        train = ["train", "--network", "tiny", "--data", data / "task", "--output", run]
+        process = start(processes, train, errors, partial(kill_at, number))
+        process.join(60)
+        if process.exitcode == 0:
+            return done
+        assert process.exitcode == -signal.SIGKILL
+        again = ["train", "--resume", run] if (run / "config.json").exists() else train
+        process = start(processes, again, errors)
+        process.join(60)
+        assert process.exitcode == 0, errors.read_text()
+        assert result(run) == result(data / "whole"), f"killed at write {number}"
+        assert not [*run.rglob("*.tmp")]
+    return len(numbers)
+
+
+def test_killed_while_the_first_checkpoint_is_written(processes, data, tmp_path, record_property):
+    """Config, split and task come first: four calls each, of which the last is the folder's."""
+    first = range(10, 18)
+    killed = kill_in_writes(first[::3], processes, data, tmp_path)
+    record_property("figure", f"{killed} kills around the first checkpoint: bit-equal")
+
+
+@pytest.mark.slow
+def test_killed_at_every_write(processes, data, tmp_path, record_property):
+    killed = kill_in_writes(range(1, 1000), processes, data, tmp_path)
+    record_property("figure", f"{killed} of {killed} kills: 0 unreadable, bit-equal")
 
 
 # Numbers that are none
