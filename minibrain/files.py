@@ -142,3 +142,4 @@ class Lock:
     def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
+            self._descriptor = None  # its number may soon be another file's
