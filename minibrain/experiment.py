@@ -191,7 +191,10 @@ def read_config(path: Path) -> Config:
         if config.network not in CONFIGS:
             raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
         return config
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except OSError as error:
+        reason = f"{error.strerror}, expected the folder of a run"
+        raise InputError(f"{path}: cannot be read: {reason}") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
 
 

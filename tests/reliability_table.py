@@ -80,7 +80,7 @@ PROMISES = {  # what is promised: (its file, its tests)
         ["test_every_orientation_is_prepared_alike_and_restored_to_itself"],
     ),
     "prediction memory, 240x240x155x4: at most 1.0 GB": (
-        "test_inference.py",
+        "test_prediction.py",
         ["test_a_full_size_case_needs_at_most_a_gigabyte"],
     ),
     "SIGINT, SIGTERM: saved within one step, exit 130 and 143, resume exact": (
