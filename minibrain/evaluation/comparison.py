@@ -65,7 +65,8 @@ def comparison_table(runs: Sequence[JudgedRun]) -> str:
         line = f"{run.name:{width}}  {dice:.3f}"
         if run.difference:
             low, high = run.difference["interval"]
-            line += f"  {run.difference['value']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+            line += f"  {run.difference['value']:+.3f}"
+            line += "" if low is None else f" (95 % interval {low:+.3f} to {high:+.3f})"
         lines.append(line)
     return "\n".join(lines)
 
