@@ -45,6 +45,14 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[IO[bytes]]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there yet; InputError if impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the new name itself survive a power cut."""
     if os.name == "posix":

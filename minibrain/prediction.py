@@ -17,6 +17,7 @@ from minibrain.data.decathlon import Case, Task, open_task, read_case
 from minibrain.data.prepare import Geometry, prepare_image, restore
 from minibrain.errors import InputError
 from minibrain.experiment import make_model, read_config
+from minibrain.files import make_folder
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
@@ -89,10 +90,7 @@ def predict_files(
     cases, output = find_cases(inputs, len(network.task.channels)), Path(output)
     jobs = [(case, _targets(output, case, probabilities)) for case in cases]
     _require_free([path for _, paths in jobs for path in paths])
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made: {error.strerror}") from error
+    make_folder(output)
     failures = {}
     for case, paths in tqdm(jobs, "predict", unit="case", disable=not progress):
         try:

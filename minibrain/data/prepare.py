@@ -29,7 +29,7 @@ from minibrain.data.boxes import common_part, cut
 from minibrain.data.decathlon import Case, Task, read_case
 from minibrain.data.nifti import to_canonical
 from minibrain.errors import InputError
-from minibrain.files import replacing
+from minibrain.files import make_folder, replacing
 
 REFERENCE_SHAPE = (240, 240, 155)
 REFERENCE_BOX = ((40, 200), (40, 200), (13, 141))
@@ -119,10 +119,7 @@ def prepare(
     folder = Path(cache) / _fingerprint(task, recipe)
     cases = _read_index(folder, [case.name for case in task.training])
     if cases is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
+        make_folder(folder)
         cases = _prepare_cases(task, folder, recipe, workers, progress)
         index = [
             {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}

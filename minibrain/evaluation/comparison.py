@@ -9,7 +9,7 @@ from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import score_run, write_report
 from minibrain.evaluation.scores import Evaluation
-from minibrain.files import replacing
+from minibrain.files import make_folder, replacing
 from minibrain.metrics import SCORES
 from minibrain.report.page import JudgedRun
 from minibrain.report.tables import plain, scores_as_dict
@@ -33,7 +33,8 @@ def compare(
 
     Raises
     ------
-    InputError : fewer than two runs, one that is not finished, or another task or split
+    InputError : fewer than two runs, one that is not finished, another task or split, or the output
+        folder cannot be made
     """
     if len(set(map(Path, paths))) < max(2, len(paths)):
         raise InputError(f"runs: got {', '.join(map(str, paths))}: expected two or more, each once")
@@ -46,7 +47,7 @@ def compare(
     judged[1:] = [_with_difference(run, first) for run in judged[1:]]
 
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     content = [_as_dict(run, first) for run in judged]
     with replacing(output / "comparison.json") as file:
         file.write(json.dumps(content, indent=1).encode())

@@ -20,7 +20,7 @@ from minibrain.errors import InputError
 from minibrain.evaluation.background import FalseAlarms, false_alarms
 from minibrain.evaluation.baseline import voxelwise_classifier
 from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
-from minibrain.files import replacing
+from minibrain.files import make_folder, replacing
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
@@ -141,7 +141,8 @@ def judge_predictions(
 
     Raises
     ------
-    InputError : no prediction is of a labelled case, or one does not overlay its label
+    InputError : no prediction is of a labelled case, one does not overlay its label, or the output
+        folder cannot be made
     """
     folder, task = Path(predictions), open_task(data)
     names = [case.name for case in task.training if find_prediction(folder, case.name)]
@@ -151,7 +152,7 @@ def judge_predictions(
     print(f"{len(names)} of {len(task.training)} labelled cases have a prediction")
     judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
     output = Path(output or folder)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     summary = {"network": scores_as_dict(judged.evaluation)}
     return _write_results(output, task, judged, folder, summary)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from minibrain.data import split
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
-from minibrain.files import Lock, replacing
+from minibrain.files import Lock, make_folder, replacing
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.report.plots import plot_progress
@@ -61,10 +61,10 @@ class RunFolder:
         InputError : the folder is in use, holds anything, or cannot be made
         """
         path = Path("runs", f"{network}-1") if output is None else Path(output)
-        _make(path.parent)
+        make_folder(path.parent)
         if output is None:
             return cls(_make_first_free(path.parent, network))
-        _make(path)
+        make_folder(path)
         if not any(path.iterdir()) or (path / ".lock").exists():
             folder = cls(path)
             if folder._is_unused():
@@ -99,7 +99,7 @@ class RunFolder:
         _write_json(self.config, config)
         split.save(parts, self.splits)
         for name in ("checkpoints", "predictions", "background"):
-            _make(self.path / name)
+            make_folder(self.path / name)
 
     def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
         """Write last.npz; the one before becomes previous.npz, and the one before that goes.
@@ -153,13 +153,6 @@ class RunFolder:
 
     def _is_unused(self) -> bool:
         return {path.name for path in self.path.iterdir()} <= {".lock"}
-
-
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def _make_first_free(parent: Path, stem: str) -> Path:
