@@ -10,7 +10,9 @@ interval, the cases of all seeds are drawn together. The page shows the runs of 
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,8 +59,7 @@ def main(arguments=None) -> None:
         for seed in SEEDS:
             for name, config in networks().items():
                 output = str(Path(folder, f"{name}-{seed}"))
-                path = experiment.run(replace(config, seed=seed, output=output, **changes))
-                run = read_run(path)
+                run = read_run(_alone(replace(config, seed=seed, output=output, **changes)))
                 task = open_task(run.summary["task"])
                 evaluations[name].append((run, score_run(run, task).evaluation))
         first = [Path(folder, f"{name}-{SEEDS[0]}") for name in evaluations]
@@ -69,6 +70,12 @@ def main(arguments=None) -> None:
     content = {"machine": results_file.machine(), "results": results}
     results_file.write_json(options.output / "compare.json", content)
     print(f"\n{_table(results)}\n\nwritten to {options.output}")
+
+
+def _alone(config: experiment.Config) -> Path:
+    """Run in a process of its own, which finds nothing in memory that another run has left."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(experiment.run, config).result()
 
 
 def _results(evaluations) -> dict:
