@@ -241,8 +241,8 @@ def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
         print(f"{dropped} set aside with under 1 % tumour")
     if left < 3:
         raise InputError(
-            f"{task.folder}: {left} cases are left after {dropped} with under 1 % tumour were set "
-            "aside, expected at least 3: to train, to validate and to test"
+            f"{task.folder}: {left} left after {dropped} with under 1 % tumour were set aside, "
+            "expected at least 3 cases: to train, to validate and to test"
         )
     return prepared
 

@@ -190,11 +190,16 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
     refused(runs[:2], tmp_path, "no prediction of case BRATS_003")
     (runs[1] / "summary.json").unlink()
     refused(runs[:2], tmp_path, "shifted", "summary.json", "come to its end")
-    for content, words in (("{}", "lacks task, "), ("7", "cannot be read"), ("[]", "lacks")):
+    whole = json.loads((runs[0] / "summary.json").read_text())
+    for content, words in (
+        ("{}", "task, dataset_json, "),
+        ("7", "holds no JSON object"),
+        ("[]", "holds no JSON object"),
+        ("{", "cannot be read"),
+        (json.dumps(whole | {"seconds": "long"}), "summary.json: seconds: missing or not"),
+    ):
         (runs[1] / "summary.json").write_text(content)
         refused(runs[:2], tmp_path, "summary.json", words)
-    (runs[1] / "summary.json").write_text("{")
-    refused(runs[:2], tmp_path, "summary.json", "cannot be read")
 
 
 def refused(paths, tmp_path, *words):
@@ -231,6 +236,18 @@ def test_their_errors_are_one_line(runs, tmp_path, capsys):
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert words in error
+
+
+def test_an_output_that_cannot_be_is_one_line(runs, task, capsys):
+    blocked = runs[0] / "config.json" / "out"
+    for arguments in (
+        ["evaluate", str(runs[0] / "predictions"), "--data", str(task)],
+        ["compare", *map(str, runs)],
+        ["inspect", str(task)],
+    ):
+        assert cli.main([*arguments, "--output", str(blocked)]) == 2
+        *_, error = capsys.readouterr().err.splitlines()
+        assert error.endswith(f"error: {blocked}: cannot be made: Not a directory")
 
 
 @pytest.mark.parametrize(

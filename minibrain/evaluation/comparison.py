@@ -32,7 +32,8 @@ def compare(
 
     Raises
     ------
-    InputError : fewer than two runs, one that is not finished, or another task or split
+    InputError : fewer than two runs, one that is not finished, another task or split, or the output
+        folder cannot be made
     """
     if len(set(map(Path, paths))) < max(2, len(paths)):
         raise InputError(f"runs: got {', '.join(map(str, paths))}: expected two or more, each once")

@@ -27,7 +27,7 @@ def inspection_text(found: Inspection) -> str:
         lines += _sizes(contents) + _classes(task, contents) + _volumes(contents)
         lines += _intensities(task, contents) + _fullest(contents)
     lines += _listed("notes", found.notes) + _listed("faults", found.faults)
-    return "\n".join([*lines, "", f"{len(found.faults)} faults"])
+    return "\n".join([*lines, "", f"{len(found.faults)} fault" + "s" * (len(found.faults) != 1)])
 
 
 def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
