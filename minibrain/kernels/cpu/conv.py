@@ -15,7 +15,7 @@ from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import channel_sum, wide
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.kernels.cpu.tiles import Tiles, as_volume
+from minibrain.kernels.cpu.tiles import Tiles, as_volume, side_by_side
 from minibrain.saved import ConvSaved
 
 
@@ -151,7 +151,7 @@ def _both_gradients(x, weight, dy, geometry):
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
     dx = empty(x.shape)
     tiles = Tiles.of(dy, taps, padding, dx)
-    matrices, volume = tiles.matrices(_turned(weight).swapaxes(-1, -2)), as_volume(x)
+    matrices, volume = tiles.matrices(_turned(weight).swapaxes(-1, -2)), side_by_side(x)
 
     def work(block, dpart):
         v = tiles.transformed(block)

@@ -32,6 +32,11 @@ def as_volume(x):
     return x if x.ndim == 5 else x[:, None]
 
 
+def side_by_side(x):
+    """Volumes as they are; images (N, H, W, C) as one volume (1, H, W, N, C), a view."""
+    return x if x.ndim == 5 else x.transpose(1, 2, 0, 3)[None]
+
+
 class Block(NamedTuple):
     """Neighbouring tiles of one sample."""
 
@@ -55,10 +60,10 @@ class Tiles(NamedTuple):
     @classmethod
     def of(cls, x, taps, padding, y):
         if len(taps) == 2:
-            taps, padding = (1, *taps), ((0, 0), *padding)
-        y = as_volume(y)
+            taps, padding = (*taps, 1), (*padding, (0, 0))
+        y = side_by_side(y)
         filters = (make_filter(k, size) for k, size in zip(taps[:2], y.shape[1:3], strict=True))
-        return cls(as_volume(x), y, tuple(taps), tuple(padding), *filters)
+        return cls(side_by_side(x), y, tuple(taps), tuple(padding), *filters)
 
     @property
     def products(self):
@@ -184,12 +189,10 @@ class Tiles(NamedTuple):
 
         plane, row = block.plane * self.planes.outputs, block.row * self.rows.outputs
         part = self.output[block.n, plane : plane + depth, row : row + height]
-        part = part.reshape(*part.shape[:2], -1)
-        values = values[: part.shape[0], : part.shape[1], : part.shape[2]]
-        if bias is None:
-            part[...] = values
-        else:
-            np.add(values, np.tile(bias, self.output.shape[3]), out=part)
+        if bias is not None:
+            values += np.tile(bias, self.width)
+        values = values.reshape(depth, height, self.width, -1)
+        part[...] = values[: part.shape[0], : part.shape[1], : part.shape[2]]
 
 
 def _even(count, most):
