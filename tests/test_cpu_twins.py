@@ -191,6 +191,25 @@ def test_other_pools_are_left_to_the_reference(options):
     assert F.max_pool_forward.fast(random((1, 5, 4, 2))) is NotImplemented
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5, 2, 3), (3, 4, 3, 5), (1, 1, 1, 1, 1)])
+def test_upsample(shape):
+    x = random(shape)
+    y, saved = F.upsample_forward.fast(x)
+    exact, exact_saved = F.upsample_forward.reference(x)
+    assert np.array_equal(y, exact)
+    assert saved == exact_saved
+    dy = random(y.shape, 1)
+    dx = F.upsample_backward.reference(dy.astype(np.float64), saved)
+    assert_close(F.upsample_backward.fast(dy, saved), dx)
+
+
+def test_other_upsamplings_are_left_to_the_reference():
+    x = random((1, 2, 3, 2))
+    assert F.upsample_forward.fast(x, 3) is NotImplemented
+    y, saved = F.upsample_forward(x, (2, 1))
+    assert F.upsample_backward.fast(y, saved) is NotImplemented
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("shape", [(3, 5), (2, 41, 40, 41, 1)])
 def test_dropout_draws_the_bits_of_the_reference(rate, shape):

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels.cpu import products
 from minibrain.kernels.cpu.buffers import empty
-from minibrain.kernels.cpu.reduce import channel_sum, wide
+from minibrain.kernels.cpu.reduce import as_volume, channel_sum, wide
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.kernels.cpu.tiles import Tiles, as_volume, side_by_side
+from minibrain.kernels.cpu.tiles import Tiles, side_by_side
 from minibrain.saved import ConvSaved
 
 
@@ -28,7 +29,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     saved = ConvSaved(x, weight, geometry)
     if _pointwise(geometry):
         return _place(x, weight.swapaxes(-1, -2), bias, geometry), saved
-    return correlate(x, weight, geometry.padding, geometry.output_size, bias), saved
+    return _correlated(x, weight, bias, geometry), saved
 
 
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
@@ -132,57 +133,28 @@ class _Places(NamedTuple):
         return out
 
 
-def correlate(x, weight, padding, output_size, bias=None):
-    """y[n,p,o] = bias[o] + Σ_{k,c} weight[k,c,o] · x[n, p + k − padding, c]."""
-    y = empty((len(x), *output_size, weight.shape[-1]))
-    tiles = Tiles.of(x, weight.shape[:-2], padding, y)
-    matrices = tiles.matrices(weight)
-
-    def work(block):
-        tiles.restore(block, tiles.multiplied(tiles.transformed(block), matrices), bias)
-
-    each(work, tiles.blocks())
+def _correlated(x, weight, bias, geometry):
+    y = empty((len(x), *geometry.output_size, weight.shape[-1]))
+    tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, y)
+    products.correlate(tiles, weight, bias=bias)
     return y
 
 
 def _both_gradients(x, weight, dy, geometry):
     """dx is the correlation of dy with the kernel turned around; dweight uses its transform."""
-    taps = weight.shape[:-2]
+    taps = geometry.kernel_size
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
     dx = empty(x.shape)
     tiles = Tiles.of(dy, taps, padding, dx)
-    matrices, volume = tiles.matrices(_turned(weight).swapaxes(-1, -2)), side_by_side(x)
-
-    def work(block, dpart):
-        v = tiles.transformed(block)
-        tiles.restore(block, tiles.multiplied(v, matrices))
-        tiles.gradient(v, tiles.spread(block, volume), dpart)
-
-    return dx, _turned(_sum_over_blocks(work, tiles, weight.shape))
+    dweight = products.gradients(tiles, side_by_side(x), weight.shape, weight)
+    return dx, np.flip(dweight, axis=tuple(range(len(taps))))
 
 
 def _weight_gradient(x, dy, geometry):
     """Without dx it is x that is transformed: the first layer has few channels."""
     tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, dy)
-
-    def work(block, dpart):
-        tiles.gradient(tiles.transformed(block), tiles.spread(block, tiles.output), dpart)
-
     shape = (*geometry.kernel_size, dy.shape[-1], x.shape[-1])
-    return _sum_over_blocks(work, tiles, shape).swapaxes(-1, -2)
-
-
-def _sum_over_blocks(work, tiles, shape):
-    """Let work(block, part) write each block's part of a weight gradient, and add them in order."""
-    blocks = tiles.blocks()
-    parts = scratch("parts", (len(blocks), *shape))
-    each(lambda item: work(*item), zip(blocks, parts, strict=True))
-    return parts.sum(axis=0)
-
-
-def _turned(weight):
-    """The kernel turned around: its last tap along every axis first, a view."""
-    return np.flip(weight, axis=tuple(range(weight.ndim - 2)))
+    return products.gradients(tiles, tiles.output, shape).swapaxes(-1, -2)
 
 
 def _supported(x, weight):
