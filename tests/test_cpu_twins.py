@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from minibrain import functional as F
 from minibrain.errors import InputError
 from minibrain.functional import conv
-from minibrain.kernels.cpu import winograd
+from minibrain.kernels.cpu import tiles, winograd
 from minibrain.kernels.cpu.threads import each
 
 CHANNELS = (4, 16, 32, 64, 128, 256)
@@ -102,17 +103,15 @@ def test_convolution_of_any_size(case):
     check_conv(*case)
 
 
-@given(convolutions(), st.integers(50, 5000))
-@settings(max_examples=50)
-def test_convolution_in_blocks_of_any_size(case, block_bytes):
-    """However the volume is cut, into rows or into planes, every voxel is met once."""
-    from minibrain.kernels.cpu import tiles
-
-    before, tiles.BLOCK_BYTES = tiles.BLOCK_BYTES, block_bytes
-    try:
+@given(convolutions(), st.integers(50, 5000), st.booleans())
+@settings(max_examples=80)
+def test_convolution_in_blocks_of_any_size(case, block_bytes, by_product):
+    """However the volume is cut, and whether blocks or products are shared, every voxel is met."""
+    with (
+        patch.object(tiles, "BLOCK_BYTES", block_bytes),
+        patch.object(tiles.Tiles, "weights_outweigh", by_product),
+    ):
         check_conv(*case)
-    finally:
-        tiles.BLOCK_BYTES = before
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,13 @@ def gradients(tiles, volume, shape, weight=None):
     """
     if not tiles.weights_outweigh:
         return _gradients_by_block(tiles, volume, shape, weight)
-    v, spread = _all_transformed(tiles), _section("all spread", tiles, volume)
+    v, spread = _all_transformed(tiles), _section("all s", tiles, volume)
     each(lambda block: tiles.spread(block, volume, spread, tiles.all), tiles.blocks())
-    du = scratch("all du", (tiles.products, tiles.taps[2], *shape[-2:]))
+    du = scratch("gradients", (tiles.products, tiles.taps[2], *shape[-2:]))
     used = tiles.used(tiles.all)
     each(lambda group: _gradient(tiles, v[group], spread[group, :used], du[group]), _groups(tiles))
-    if weight is not None:  # spread is no longer needed
-        s = _section("all spread", tiles, tiles.output)
+    if weight is not None:
+        s = _section("all s", tiles, tiles.output)  # in the place of spread
         _by_product(tiles, v, s, weight, turned=True)
         each(lambda block: tiles.restore(block, s, tiles.all), tiles.blocks())
     return _put_together(tiles.kernel.T, du, shape)
@@ -53,7 +53,7 @@ def gradients(tiles, volume, shape, weight=None):
 def _gradients_by_block(tiles, volume, shape, weight):
     matrices = None if weight is None else _all_matrices(tiles, weight, turned=True)
     blocks = tiles.blocks()
-    parts = scratch("parts", (len(blocks), *shape))
+    parts = scratch("gradients", (len(blocks), *shape))
     to_taps = tiles.kernel.T
 
     def work(item):
@@ -72,7 +72,7 @@ def _gradients_by_block(tiles, volume, shape, weight):
 
 
 def _put_together(factors, parts, shape):
-    """The sums of (products or blocks, ...) that are a weight gradient of this shape."""
+    """factors (taps, n) · parts (n, ...), in chunks: a weight gradient of this shape."""
     dweight = np.empty(shape, np.float32)
     sums, parts = dweight.reshape(len(factors), -1), parts.reshape(factors.shape[1], -1)
 
