@@ -1,14 +1,20 @@
-"""What every forward hands to its backward: references, named, and nothing else."""
+"""What every forward hands to its backward: references, named, and nothing else.
 
+And `Pending`, in whose place an operation hands an activation on without having written it.
+"""
+
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from minibrain.arrays import array_module, like, widened
 from minibrain.geometry import ConvGeometry
+from minibrain.philox import random_uint16
 
 Array = Any
 
 
 class ConvSaved(NamedTuple):
-    x: Array  # (N, *S, C)
+    x: Array  # (N, *S, C), or Pending
     weight: Array  # (*K, C, O); for a transposed convolution (*K, O, C)
     geometry: ConvGeometry
 
@@ -61,6 +67,65 @@ class DropoutSaved(NamedTuple):
         """What is kept is divided by the share that is kept."""
         return 65536 / (65536 - self.threshold)
 
+    def factors(self, x):
+        """What the values of x are to be multiplied with: 0, or `scale` where they are kept."""
+        keep = random_uint16(0, x.size, self.key, array_module(x)) >= self.threshold
+        return keep.reshape(x.shape).astype(x.dtype) * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """An activation that is not written yet: relu((raw − centre) · scale + shift), then dropout.
+
+    Between two convolutions of a network lies a norm, a ReLU and, sometimes, dropout:
+
+        raw ──▶ statistics ──▶ (raw − mean) · γ/σ + β ──▶ relu ──▶ dropout ──▶ the next convolution
+
+    Backward needs raw, to find x̂ again, and the activation, for the next convolution's weight
+    gradient. But the second follows from the first: once the statistics are known it is a line in
+    raw for every channel, cut off at 0, and dropout is a function of its key. So on a GPU, where
+    memory is the limit, `norm_relu_forward` computes the statistics and returns a Pending. Whoever
+    takes it in applies the line while loading raw, in backward once more, and the activation is
+    neither written nor kept. A convolution pads with zeros afterwards: what lies outside the volume
+    is 0, not relu(shift). In bfloat16 every value is rounded once, as it would be when written.
+
+    It looks like the array that it stands for as far as shape and dtype go. Its gradient is that
+    of the array, `dy` of the operation that returned it. A twin that knows how to take one in says
+    so (`minibrain.kernels.takes_pending`); for all others, and for every readable body, it is
+    written before: these never meet one.
+
+    raw : (N, *S, C), what was normalised
+    lines : (3, N, 1, ..., C), centre, scale and shift, in float32 or wider. The centre is the mean,
+        subtracted first, so that a mean much larger than σ costs no precision
+    dropout : rate 0 for none
+    """
+
+    raw: Array
+    lines: Array
+    dropout: DropoutSaved
+
+    @property
+    def shape(self):
+        return self.raw.shape
+
+    @property
+    def ndim(self):
+        return self.raw.ndim
+
+    @property
+    def size(self):
+        return self.raw.size
+
+    @property
+    def dtype(self):
+        return self.raw.dtype
+
+    def write(self):
+        """The activation as an array."""
+        raw, (centre, scale, shift) = widened(self.raw), self.lines
+        y = array_module(raw).maximum((raw - centre) * scale + shift, 0)
+        return like(y * self.dropout.factors(y) if self.dropout.rate else y, self.raw)
+
 
 class AttentionGateSaved(NamedTuple):
     skip: ConvSaved
@@ -72,7 +137,7 @@ class AttentionGateSaved(NamedTuple):
 
 class NormReluSaved(NamedTuple):
     norm: NormSaved
-    y: Array  # after ReLU and dropout
+    y: Array  # after ReLU and dropout, or Pending
     dropout: DropoutSaved
 
 

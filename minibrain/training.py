@@ -11,6 +11,7 @@ from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm
+from minibrain.saved import Pending
 
 
 def train_step(
@@ -106,7 +107,9 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
 
 def _arrays(value):
     """Every array in nested lists and tuples."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, Pending):
+        yield from (value.raw, value.lines)
+    elif isinstance(value, list | tuple):
         for item in value:
             yield from _arrays(item)
     elif hasattr(value, "nbytes"):

@@ -27,6 +27,7 @@ from minibrain.kernels.cuda import loader
 
 RNG = np.random.default_rng(0)
 X, DEEP = random(RNG, (2, 5, 6, 7, 3)), random(RNG, (1, 5, 7, 37))
+WIDE = random(RNG, (2, 5, 7, 16))
 GAMMA_BETA = tuple(random(RNG, (2, 3)))
 
 
@@ -68,7 +69,12 @@ short = pair("conv", (X, WEIGHT, random(RNG, 18)), {"padding": 1}, 500, dtype=BF
 pool = pair("max_pool", (np.round(X), 3), {"stride": 2, "padding": 1}, 9)
 large = random(RNG, (2, 31, 67, 3)) + 5
 norm = pair("instance_norm", (large, *GAMMA_BETA), {}, 4000)
-norm_relu = pair("norm_relu", (X, *GAMMA_BETA), {"rate": 0.3, "key": (1, 2, 3)}, 40)
+wide_norm_relu = pair(
+    "norm_relu", (WIDE, *random(RNG, (2, 16))), {"rate": 0.3, "key": (1, 2, 3)}, 40
+)
+dropped = {"rate": 0.3, "key": (1, 2, 3)}
+norm_relu = pair("norm_relu", (X, *GAMMA_BETA), dropped, 40)
+wide_norm_relu = pair("norm_relu", (WIDE, *random(RNG, (2, 16))), dropped, 40)
 loss = pair("cce_dice_loss", (X, RNG.integers(0, 3, X.shape[:-1])), {"per_sample": True}, 40)
 dropout = pair("dropout", (X, 0.5, (2**40, 7, 1)), {}, 1)
 short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
@@ -92,7 +98,7 @@ FAULTS = [
     Fault("missing barrier after the lanes' sums", "conv.cu",
           f"{BARRIER}\n    Index matrix", "Index matrix", conv),
     Fault("missing barrier in a sum over voxels", "common.cuh",
-          f"{BARRIER}\n    if (threadIdx.y", "if (threadIdx.y", norm),
+          f"{BARRIER}\n    for (int i = threadIdx.y", "for (int i = threadIdx.y", norm),
     Fault("a barrier that some threads skip", "conv.cu",
           "for (int tap = 0; tap < g.taps()", "if (here) for (int tap = 0; tap < g.taps()", conv),
     Fault("wrong tap", "common.cuh",
@@ -127,17 +133,27 @@ FAULTS = [
     Fault("a part left out", "reduce.cu", "part < parts; part += LANES",
           "part < parts - 1; part += LANES", conv),
     Fault("statistics of the wrong group", "normalization.cu",
-          "mean += blockIdx.z * channels;", "", norm),
-    Fault("variance about 0", "normalization.cu", " - mean[channel];\n        sums[0]",
-          ";\n        sums[0]", norm),
+          "blockIdx.z * channels + channel);", "channel);", norm),
+    Fault("the first value of the wrong group", "normalization.cu",
+          "float(x[line / channels * voxels * channels", "float(x[0", norm),
+    Fault("variance about the first value", "normalization.cu",
+          "(squares - sum * sum / voxels)", "squares", norm),
+    Fault("sums of the first of eight channels", "normalization.cu",
+          "sums[WIDTH + i] += centred", "sums[WIDTH] += centred", wide_norm_relu),
     Fault("gradient through the variance left out", "normalization.cu",
           "- through_mean - through_variance", "- through_mean", norm),
-    Fault("the gate of ReLU open at 0", "normalization.cu", "y[i] > 0.0f ?", "y[i] >= 0.0f ?",
+    Fault("the gate of ReLU open", "normalization.cu", "passed ? gradient", "true ? gradient",
           norm_relu),
-    Fault("dropout not scaled in backward", "normalization.cu", "? dy[i] * scale :", "? dy[i] :",
-          norm_relu),
-    Fault("dropout of the wrong element", "normalization.cu", "factors[i % 8]",
-          "factors[(i + 1) % 8]", norm_relu),
+    Fault("the gate of ReLU of the next channel", "normalization.cu", "values[j], line + j) > 0",
+          "values[j], line) > 0", wide_norm_relu),
+    Fault("no dropout in backward", "normalization.cu", "gradient[j] * factors[i % 8 + j]",
+          "gradient[j]", norm_relu),
+    Fault("dropout of the wrong element", "common.cuh", "value * factors[i % 8 + j]",
+          "value * factors[(i + 1) % 8 + j]", norm_relu),
+    Fault("lines of the wrong sample", "normalization.cu",
+          "activate(values, i, i / channels / voxels * channels + i % channels)",
+          "activate(values, i, i % channels)", norm_relu),
+    Fault("values not centred", "common.cuh", "raw - lines[line]", "raw", norm_relu),
     Fault("last of equal values wins", "pooling.cu", "value > largest)", "value >= largest)", pool),
     Fault("gradient to every window", "pooling.cu", "&& winner[from] == tap", "", pool),
     Fault("channels of the second array", "pooling.cu", "b_channels + c - a_channels];\n}",
@@ -180,6 +196,9 @@ FAR_FAULTS = [
           far(offsets.test_losses)),
     Fault("32 bits: a norm's group", "normalization.cu",
           "Index group = blockIdx.z * voxels", "int group = blockIdx.z * voxels",
+          far(offsets.test_norm_and_relu)),
+    Fault("32 bits: an activation's element", "normalization.cu",
+          "Index i = WIDTH * global_thread();", "int i = WIDTH * global_thread();",
           far(offsets.test_norm_and_relu)),
     Fault("32 bits: Adam's moments", "optimizers.cu", "mean += share.begin, square",
           "mean += int(share.begin), square", far(offsets.test_adam)),

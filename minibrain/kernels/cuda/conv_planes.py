@@ -3,6 +3,7 @@
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     MULTIPROCESSORS,
@@ -45,7 +46,7 @@ def spread(y, weight, geometry, bias=None):
 
 
 def _correlate(x, packed, bias, outputs):
-    (x,) = contiguous(x)
+    (x,) = contiguous(written(x))
     rank, inputs = x.ndim - 2, x.shape[-1]
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
@@ -62,7 +63,7 @@ def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if not _keeps_size(geometry) or (inputs != 4 and inputs % 16) or outputs % 16:
         return None
-    x, dy = contiguous(x, dy)
+    x, dy = contiguous(written(x), dy)
     rank, chunk = x.ndim - 2, min(inputs, 16)
     warps, depth = GRADIENT_WARPS[rank], DEPTH[rank]
     tiles = ceil_divide(inputs, 16) * (outputs // 16)

@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     MULTIPROCESSORS,
@@ -23,7 +24,7 @@ def correlate(x, weight, geometry, bias=None):
     inputs, outputs = weight.shape[-2:]
     if not _fits(geometry, inputs, outputs):
         return None
-    x, weight = contiguous(x, weight)
+    x, weight = contiguous(written(x), weight)
     voxels = prod(x.shape[:-1])
     y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
     arguments, shared_bytes = [x, weight, bias, y, voxels, inputs, outputs], 4 * 4 * inputs
@@ -48,7 +49,7 @@ def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if not _fits(geometry, inputs, outputs):
         return None
-    x, dy = contiguous(x, dy)
+    x, dy = contiguous(written(x), dy)
     voxels = prod(x.shape[:-1])
     share = max(THREADS, ceil_divide(voxels, GRADIENT_BLOCKS))
     parts = ceil_divide(voxels, share)
