@@ -55,7 +55,7 @@ def by_planes(size, inputs, outputs):
 
 def gradient_by_planes(size, inputs, outputs):
     planes, tiles = planes_of_tiles(size, 8), ceil(inputs / 16) * outputs // 16
-    share = ceil_divide(planes, max(1, conv_planes.GRADIENT_BLOCKS // tiles))
+    share = ceil_divide(planes, max(1, conv_planes.GRADIENT_BLOCKS[3] // tiles))
     parts = 2 * 4 * ceil_divide(planes, share) * 27 * inputs * outputs
     taps = 9 if inputs == 4 else 27
     l2 = tiles * planes * 32 * (180 * (1 + 2 / share) + 128)

@@ -95,7 +95,7 @@ class Pending:
     written before: these never meet one.
 
     raw : (N, *S, C), what was normalised
-    lines : (3, N, 1, ..., C), centre, scale and shift, in float32 or wider. The centre is the mean,
+    lines : (N, 1, ..., C, 3), centre, scale and shift, in float32 or wider. The centre is the mean,
         subtracted first, so that a mean much larger than σ costs no precision
     dropout : rate 0 for none
     """
@@ -122,7 +122,8 @@ class Pending:
 
     def write(self):
         """The activation as an array."""
-        raw, (centre, scale, shift) = widened(self.raw), self.lines
+        raw = widened(self.raw)
+        centre, scale, shift = (self.lines[..., i] for i in range(3))
         y = array_module(raw).maximum((raw - centre) * scale + shift, 0)
         return like(y * self.dropout.factors(y) if self.dropout.rate else y, self.raw)
 

@@ -89,7 +89,7 @@ def check_planes(case, schedule):
     shape, inputs, outputs, blocks = PLANES[case]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_planes, "BLOCKS", {2: blocks, 3: blocks})
-        patch.setattr(conv_planes, "GRADIENT_BLOCKS", blocks)
+        patch.setattr(conv_planes, "GRADIENT_BLOCKS", {2: blocks, 3: blocks})
         check_conv("conv_planes", shape, 3, inputs, outputs, schedule)
 
 

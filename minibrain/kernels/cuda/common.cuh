@@ -25,12 +25,13 @@ struct bfloat16 {
 #endif
 using Real = REAL;
 
-// Neighbours that one thread reads or writes at once, up to 16 bytes at a time.
-template <int WIDTH> struct alignas(WIDTH == 8 ? 16 : sizeof(Real)) Reals {
-    Real values[WIDTH];
+// Neighbours that one thread reads or writes at once, 16 bytes at a time where they are whole ones.
+template <int WIDTH, class T = Real>
+struct alignas(WIDTH * sizeof(T) % 16 ? sizeof(T) : 16) Several {
+    T values[WIDTH];
 
-    __device__ Real &operator[](int i) { return values[i]; }
-    __device__ const Real &operator[](int i) const { return values[i]; }
+    __device__ T &operator[](int i) { return values[i]; }
+    __device__ const T &operator[](int i) const { return values[i]; }
 };
 
 extern __shared__ __align__(128) double shared_memory[];
@@ -113,26 +114,33 @@ struct DropoutFactors {
 };
 
 // An activation that is not written yet, see minibrain/saved.py: relu((raw - centre) scale + shift),
-// then dropout. Without lines, values are what they are.
+// then dropout. Without lines, values are what they are. Of a channel of a sample, `line` is
+// sample * channels + channel.
 struct Pending {
-    const float *lines;  // centre, scale and shift
-    Index length;        // of each of them, samples * channels
+    const float *lines;  // (samples, channels, 3): centre, scale, shift
     Dropout dropout;
 
-    // Before ReLU and dropout; `line` is sample * channels + channel.
-    __device__ float normalized(float raw, Index line) const {
-        return fmaf(raw - lines[line], lines[length + line], lines[2 * length + line]);
+    // WIDTH channels of one voxel before ReLU and dropout.
+    template <int WIDTH, class T>
+    __device__ void normalize(float (&values)[WIDTH], const Several<WIDTH, T> &raw,
+                              Index line) const {
+        using Lines = Several<3 * WIDTH, float>;
+        Lines l = *reinterpret_cast<const Lines *>(lines + 3 * line);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            values[j] = fmaf(raw[j] - l[3 * j], l[3 * j + 1], l[3 * j + 2]);
     }
 
-    // Elements i, ..., i + WIDTH - 1 of the array, which are channels of one voxel.
-    template <int WIDTH>
-    __device__ void activate(Reals<WIDTH> &values, Index i, Index line) const {
+    // The same after them; i is the number of the first element in the array.
+    template <int WIDTH, class T>
+    __device__ void activate(float (&values)[WIDTH], const Several<WIDTH, T> &raw, Index i,
+                             Index line) const {
+        normalize(values, raw, line);
         DropoutFactors factors(dropout, i / 8);
+        int first = WIDTH == 8 ? 0 : i % 8;
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            float value = normalized(values[j], line + j);
-            values[j] = value < 0 ? 0 : value * factors[i % 8 + j];  // NaN stays NaN
-        }
+        for (int j = 0; j < WIDTH; ++j)  // NaN stays NaN
+            values[j] = values[j] < 0 ? 0 : values[j] * factors[first + j];
     }
 };
 

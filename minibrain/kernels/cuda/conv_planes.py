@@ -12,6 +12,7 @@ from minibrain.kernels.cuda.arguments import (
     contiguous,
 )
 from minibrain.kernels.cuda.conv_weights import pack_weights
+from minibrain.kernels.cuda.pending import pending_arguments
 from minibrain.kernels.cuda.reduce import add_parts
 
 WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
@@ -20,7 +21,8 @@ SIZES = ("samples", "depth", "height", "width", "inputs", "outputs")
 PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
 
 # blocks that run at the same time: by their registers, on each multiprocessor
-BLOCKS, GRADIENT_BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}, 4 * MULTIPROCESSORS
+BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}
+GRADIENT_BLOCKS = {2: 3 * MULTIPROCESSORS, 3: 4 * MULTIPROCESSORS}
 MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared memory
 
 
@@ -46,7 +48,7 @@ def spread(y, weight, geometry, bias=None):
 
 
 def _correlate(x, packed, bias, outputs):
-    (x,) = contiguous(written(x))
+    x, *pending = pending_arguments(written(x) if x.shape[-1] == 4 else x)
     rank, inputs = x.ndim - 2, x.shape[-1]
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
@@ -54,7 +56,10 @@ def _correlate(x, packed, bias, outputs):
     problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
     y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
     grid = (ceil_divide(planes, int(problem["share"])), outputs // 16)
-    kernel, arguments = f"conv_planes.correlate_{chunk}_{rank}d", [x, packed, bias, y, problem]
+    kernel, arguments = (
+        f"conv_planes.correlate_{chunk}_{rank}d",
+        [x, *pending, packed, bias, y, problem],
+    )
     loader.launch(kernel, grid, (32 * WARPS,), arguments, shared_bytes)
     return y
 
@@ -63,17 +68,18 @@ def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if not _keeps_size(geometry) or (inputs != 4 and inputs % 16) or outputs % 16:
         return None
-    x, dy = contiguous(written(x), dy)
+    x, *pending = pending_arguments(written(x) if inputs == 4 else x)
+    (dy,) = contiguous(dy)
     rank, chunk = x.ndim - 2, min(inputs, 16)
     warps, depth = GRADIENT_WARPS[rank], DEPTH[rank]
     tiles = ceil_divide(inputs, 16) * (outputs // 16)
-    problem, planes = _problem(x, outputs, GRADIENT_HEIGHT, GRADIENT_BLOCKS // tiles)
+    problem, planes = _problem(x, outputs, GRADIENT_HEIGHT, GRADIENT_BLOCKS[rank] // tiles)
     blocks = ceil_divide(planes, int(problem["share"]))
     parts = blocks * warps if depth == 1 else blocks
     partial = array_module(x).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
     shared_bytes = (depth + 1) * _tile_bytes(chunk, GRADIENT_HEIGHT + 2, WIDTH + 2)
     shared_bytes += 2 * _tile_bytes(16, GRADIENT_HEIGHT, WIDTH)
-    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
+    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [x, *pending, dy, partial, problem]
     name, block = f"conv_planes_gradient.{kernel}", (32 * warps,)
     loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
     sums = add_parts(partial, 0)

@@ -71,8 +71,8 @@ __device__ inline void store(const float (&sums)[2][4], float *matrix, int first
 }
 
 template <int CHANNELS, int DEPTH>
-__device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *partial,
-                                const Problem &p) {
+__device__ void weight_gradient(const bfloat16 *x, const Pending &pending, const bfloat16 *dy,
+                                float *partial, const Problem &p) {
     constexpr int THREADS = 32 * WARPS<DEPTH>, ROWS = DEPTH == 1 ? HEIGHT / WARPS<DEPTH> : HEIGHT;
     constexpr int BORDER = DEPTH / 2, RING = DEPTH + 1;
     using PlaneX = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2>;
@@ -91,6 +91,11 @@ __device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *pa
             PlaneX::copy(ring_x + (z + BORDER) % RING * PlaneX::BYTES, x + first_c, p.inputs, s, z,
                          HALO, p, THREADS);
         };
+        auto activate_x = [&](int z) {
+            Index line = (Index)(DEPTH == 1 ? z : s.sample) * p.inputs + first_c;
+            PlaneX::activate(ring_x + (z + BORDER) % RING * PlaneX::BYTES, pending, first_c, line,
+                             p.inputs, s, z, HALO, p, THREADS);
+        };
         auto copy_dy = [&](int z) {
             PlaneDy::copy(ring_dy + z % 2 * PlaneDy::BYTES, dy + first_o, p.outputs, s, z, 0, p,
                           THREADS);
@@ -99,8 +104,11 @@ __device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *pa
         for (int z = s.begin - BORDER; z <= s.begin + BORDER; ++z) copy_x(z);
         copy_dy(s.begin);
         close_group();
+        int written = s.begin - BORDER;  // all planes before this one, or they were not pending
         for (int z = s.begin; z < s.end; ++z) {
             wait_for_groups<0>();
+            if (!PlaneX::PAIRS && pending.lines)
+                for (; written <= z + BORDER; ++written) activate_x(written);
             __syncthreads();  // all copies have come, and the oldest planes have been used
             if (z + 1 < s.end) {
                 copy_x(z + 1 + BORDER);
@@ -123,22 +131,26 @@ __device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *pa
         store(bias_sums, matrix + (Index)DEPTH * taps * rows * p.outputs, 0, 1, p.outputs, first_o);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS_2D, 4)
-weight_gradient_4_2d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<4, 1>(x, dy, partial, p);
+extern "C" __global__ void __launch_bounds__(THREADS_2D, 3)
+weight_gradient_4_2d(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
+                     float *partial, Problem p) {
+    weight_gradient<4, 1>(x, {lines, dropout}, dy, partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_3D, 4)
-weight_gradient_4_3d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<4, 3>(x, dy, partial, p);
+weight_gradient_4_3d(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
+                     float *partial, Problem p) {
+    weight_gradient<4, 3>(x, {lines, dropout}, dy, partial, p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS_2D, 4)
-weight_gradient_16_2d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<16, 1>(x, dy, partial, p);
+extern "C" __global__ void __launch_bounds__(THREADS_2D, 3)
+weight_gradient_16_2d(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
+                     float *partial, Problem p) {
+    weight_gradient<16, 1>(x, {lines, dropout}, dy, partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_3D, 4)
-weight_gradient_16_3d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<16, 3>(x, dy, partial, p);
+weight_gradient_16_3d(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
+                     float *partial, Problem p) {
+    weight_gradient<16, 3>(x, {lines, dropout}, dy, partial, p);
 }

@@ -19,7 +19,7 @@ template <int WIDTH>
 __device__ void sum_centred(const Real *x, Index voxels, Index channels, double *partial) {
     x += blockIdx.z * voxels * channels;
     auto add = [&](Index voxel, int channel, double *sums) {
-        using Values = Reals<WIDTH>;
+        using Values = Several<WIDTH>;
         Values values = *reinterpret_cast<const Values *>(x + voxel * channels + channel);
         Values first = *reinterpret_cast<const Values *>(x + channel);
 #pragma unroll
@@ -71,32 +71,33 @@ extern "C" __global__ void make_lines(const float *mean, const float *inv_std, c
                                       Index channels) {
     Index line = global_thread();
     if (line >= length) return;
-    lines[line] = mean[line];
-    lines[length + line] = inv_std[line] * gamma[line % channels];
-    lines[2 * length + line] = beta[line % channels];
+    lines[3 * line] = mean[line];
+    lines[3 * line + 1] = inv_std[line] * gamma[line % channels];
+    lines[3 * line + 2] = beta[line % channels];
 }
 
 template <int WIDTH>
 __device__ void write_pending(const Real *raw, const Pending &pending, Real *y, Index size,
                               Index voxels, Index channels) {
-    using Values = Reals<WIDTH>;
+    using Values = Several<WIDTH>;
     Index i = WIDTH * global_thread();
     if (i >= size) return;
     Values values = *reinterpret_cast<const Values *>(raw + i);
-    pending.activate(values, i, i / channels / voxels * channels + i % channels);
+    float activations[WIDTH];
+    pending.activate(activations, values, i, i / channels / voxels * channels + i % channels);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) values[j] = activations[j];
     *reinterpret_cast<Values *>(y + i) = values;
 }
 
 extern "C" __global__ void write_pending_1(const Real *raw, const float *lines, Dropout dropout,
-                                           Real *y, Index size, Index length, Index voxels,
-                                           Index channels) {
-    write_pending<1>(raw, {lines, length, dropout}, y, size, voxels, channels);
+                                           Real *y, Index size, Index voxels, Index channels) {
+    write_pending<1>(raw, {lines, dropout}, y, size, voxels, channels);
 }
 
 extern "C" __global__ void write_pending_8(const Real *raw, const float *lines, Dropout dropout,
-                                           Real *y, Index size, Index length, Index voxels,
-                                           Index channels) {
-    write_pending<8>(raw, {lines, length, dropout}, y, size, voxels, channels);
+                                           Real *y, Index size, Index voxels, Index channels) {
+    write_pending<8>(raw, {lines, dropout}, y, size, voxels, channels);
 }
 
 // WIDTH values of x̂, and the gradients that come through ReLU and dropout.
@@ -105,7 +106,7 @@ template <int WIDTH> struct Upstream {
 
     __device__ Upstream(const Real *dy, const Real *x, const Pending &pending, const float *mean,
                         const float *inv_std, Index i, Index line) {
-        using Values = Reals<WIDTH>;
+        using Values = Several<WIDTH>;
         Values values = *reinterpret_cast<const Values *>(x + i);
         Values upstream = *reinterpret_cast<const Values *>(dy + i);
 #pragma unroll
@@ -114,12 +115,13 @@ template <int WIDTH> struct Upstream {
             gradient[j] = upstream[j];
         }
         if (!pending.lines) return;
+        float normalized[WIDTH];
+        pending.normalize(normalized, values, line);
         DropoutFactors factors(pending.dropout, i / 8);
+        int first = WIDTH == 8 ? 0 : i % 8;
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            bool passed = pending.normalized(values[j], line + j) > 0;
-            gradient[j] = passed ? gradient[j] * factors[i % 8 + j] : 0;
-        }
+        for (int j = 0; j < WIDTH; ++j)
+            gradient[j] = normalized[j] > 0 ? gradient[j] * factors[first + j] : 0;
     }
 };
 
@@ -143,16 +145,16 @@ __device__ void sum_gradients(const Real *dy, const Real *x, const Pending &pend
 
 extern "C" __global__ void sum_gradients_1(const Real *dy, const Real *x, const float *lines,
                                            Dropout dropout, const float *mean,
-                                           const float *inv_std, Index length, Index voxels,
-                                           Index channels, double *partial) {
-    sum_gradients<1>(dy, x, {lines, length, dropout}, mean, inv_std, voxels, channels, partial);
+                                           const float *inv_std, Index voxels, Index channels,
+                                           double *partial) {
+    sum_gradients<1>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
 extern "C" __global__ void sum_gradients_8(const Real *dy, const Real *x, const float *lines,
                                            Dropout dropout, const float *mean,
-                                           const float *inv_std, Index length, Index voxels,
-                                           Index channels, double *partial) {
-    sum_gradients<8>(dy, x, {lines, length, dropout}, mean, inv_std, voxels, channels, partial);
+                                           const float *inv_std, Index voxels, Index channels,
+                                           double *partial) {
+    sum_gradients<8>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
 // dx = inv_std * gamma * (dy - mean(dy) - xhat * mean(dy * xhat)); without `sums` the statistics
@@ -165,35 +167,36 @@ __device__ void normalize_backward(const Real *dy, const Real *x, const Pending 
     Index i = WIDTH * global_thread();
     if (i >= size) return;
     Index channel = i % channels, line = i / channels / voxels * channels + channel;
+    Index lines = size / voxels;
     Upstream<WIDTH> up(dy, x, pending, mean, inv_std, i, line);
-    Reals<WIDTH> values;
+    Several<WIDTH> values;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
         float through_mean = 0, through_variance = 0;
         if (sums) {
             through_mean = sums[line + j] / voxels;
-            through_variance = up.xhat[j] * float(sums[pending.length + line + j] / voxels);
+            through_variance = up.xhat[j] * float(sums[lines + line + j] / voxels);
         }
         float dxhat = up.gradient[j] - through_mean - through_variance;
         values[j] = dxhat * gamma[channel + j] * inv_std[line + j];
     }
-    *reinterpret_cast<Reals<WIDTH> *>(dx + i) = values;
+    *reinterpret_cast<Several<WIDTH> *>(dx + i) = values;
 }
 
 extern "C" __global__ void normalize_backward_1(const Real *dy, const Real *x, const float *lines,
                                                 Dropout dropout, const float *mean,
                                                 const float *inv_std, const float *gamma,
                                                 const double *sums, Real *dx, Index size,
-                                                Index length, Index voxels, Index channels) {
-    normalize_backward<1>(dy, x, {lines, length, dropout}, mean, inv_std, gamma, sums, dx, size,
-                          voxels, channels);
+                                                Index voxels, Index channels) {
+    normalize_backward<1>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
+                          channels);
 }
 
 extern "C" __global__ void normalize_backward_8(const Real *dy, const Real *x, const float *lines,
                                                 Dropout dropout, const float *mean,
                                                 const float *inv_std, const float *gamma,
                                                 const double *sums, Real *dx, Index size,
-                                                Index length, Index voxels, Index channels) {
-    normalize_backward<8>(dy, x, {lines, length, dropout}, mean, inv_std, gamma, sums, dx, size,
-                          voxels, channels);
+                                                Index voxels, Index channels) {
+    normalize_backward<8>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
+                          channels);
 }

@@ -96,11 +96,11 @@ def normalize_backward(dy, saved: NormSaved, pending: Pending | None = None):
     size, voxels, channels = _sizes(x, mean)
     width, groups = in_one_go(x), mean.size // channels
     upstream = [dy, *pending_arguments(x if pending is None else pending), mean, inv_std]
-    kernel, arguments = f"normalization.sum_gradients_{width}", [*upstream, mean.size]
-    sums = sums_over_voxels(kernel, x, 2, groups, voxels, channels, arguments, width=width)
+    kernel, sizes = f"normalization.sum_gradients_{width}", (groups, voxels, channels)
+    sums = sums_over_voxels(kernel, x, 2, *sizes, upstream, width=width)
     dbeta, dgamma = add_parts(sums, 1, "add_parts_to_float", np.float32)
     dx = array_module(x).empty(x.shape, x.dtype)
-    arguments = [*upstream, gamma, sums if axes else None, dx, size, mean.size, voxels, channels]
+    arguments = [*upstream, gamma, sums if axes else None, dx, size, voxels, channels]
     kernel = f"normalization.normalize_backward_{width}"
     loader.launch(kernel, blocks_for(size // width), (THREADS,), arguments)
     return dx, dgamma, dbeta

@@ -11,7 +11,7 @@ from minibrain.saved import DropoutSaved, NormSaved, Pending
 def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
     """What is normalised, and goes through ReLU and dropout."""
     x, gamma, mean, _, inv_std, _ = norm
-    lines = array_module(x).empty((3, *mean.shape), np.float32)
+    lines = array_module(x).empty((*mean.shape, 3), np.float32)
     arguments = [mean, inv_std, gamma, *contiguous(beta), lines, mean.size, x.shape[-1]]
     loader.launch("normalization.make_lines", blocks_for(mean.size), (THREADS,), arguments)
     return Pending(x, lines, dropout)
@@ -20,9 +20,9 @@ def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
 def write(pending: Pending):
     """The activation as an array."""
     raw, lines, dropout = pending_arguments(pending)
-    width, length = in_one_go(raw), lines.size // 3
+    width, voxels = in_one_go(raw), raw[0].size // raw.shape[-1]
     y = array_module(raw).empty(raw.shape, raw.dtype)
-    arguments = [raw, lines, dropout, y, raw.size, length, raw.size // length, raw.shape[-1]]
+    arguments = [raw, lines, dropout, y, raw.size, voxels, raw.shape[-1]]
     kernel = f"normalization.write_pending_{width}"
     loader.launch(kernel, blocks_for(raw.size // width), (THREADS,), arguments)
     return y

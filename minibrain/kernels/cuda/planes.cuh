@@ -3,7 +3,7 @@
 // With few channels memory and caches are the limit, so a block goes from plane to plane: a tile of
 // a plane enters shared memory once and then meets all taps. In two dimensions the samples are the
 // planes of one volume.
-#include "tensor_core.cuh"
+#include "octets.cuh"
 
 constexpr int WIDTH = 16, HALO = 1;  // of a tile along x, and voxels around it
 
@@ -59,20 +59,46 @@ template <int CHANNELS, int ROWS, int COLUMNS> struct Tile {
     static constexpr int PITCH = PAIRS ? 32 : (16 * VOXELS + 127) / 128 * 128 + 128 / OCTETS;
     static constexpr int BYTES = PAIRS ? (16 * VOXELS + 127) / 128 * 128 : OCTETS * PITCH;
 
-    // Start to copy the tile at `corner` of plane z, with `halo` voxels around it; zeros outside.
+    // Of piece i: where it lies in the array, or -1 outside the volume. The tile is at `corner` of
+    // plane z, with `halo` voxels around it.
+    static __device__ Index source(int i, int channels, const Segment &corner, int z, int halo,
+                                   const Problem &p) {
+        int voxel = i / OCTETS, piece = i % OCTETS;
+        int row = corner.y - halo + voxel / COLUMNS;
+        int column = corner.x - halo + voxel % COLUMNS + (PAIRS ? piece : 0);
+        if (z < 0 || z >= p.depth || row < 0 || row >= p.height || column < 0 || column >= p.width)
+            return -1;
+        Index at = p.voxels_before(corner.sample, z) + row * p.width + column;
+        return at * channels + (PAIRS ? 0 : 8 * piece);
+    }
+
+    static __device__ int place(int i) {
+        int voxel = i / OCTETS, piece = i % OCTETS;
+        return PAIRS ? 16 * voxel + 8 * piece : piece * PITCH + 16 * voxel;
+    }
+
+    // Start to copy; zeros outside.
     static __device__ void copy(char *tile, const bfloat16 *x, int channels, const Segment &corner,
                                 int z, int halo, const Problem &p, int threads) {
-        bool there = z >= 0 && z < p.depth;
-        const bfloat16 *plane = x + p.voxels_before(corner.sample, there ? z : 0) * channels;
 #pragma unroll 1
         for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
-            int voxel = i / OCTETS, piece = i % OCTETS;
-            int row = corner.y - halo + voxel / COLUMNS;
-            int column = corner.x - halo + voxel % COLUMNS + (PAIRS ? piece : 0);
-            bool here = there && row >= 0 && row < p.height && column >= 0 && column < p.width;
-            const bfloat16 *from = plane + (here ? row * p.width + column : 0) * (Index)channels;
-            if (PAIRS) copy_8_bytes(tile + 16 * voxel + 8 * piece, from, here);
-            else copy_16_bytes(tile + piece * PITCH + 16 * voxel, from + 8 * piece, here);
+            Index at = source(i, channels, corner, z, halo, p);
+            const bfloat16 *from = x + max(at, (Index)0);
+            if (PAIRS) copy_8_bytes(tile + place(i), from, at >= 0);
+            else copy_16_bytes(tile + place(i), from, at >= 0);
+        }
+    }
+
+    // What this thread has copied becomes what is pending; zeros outside stay zeros. `first` is the
+    // first of the channels, `line` belongs to it.
+    static __device__ void activate(char *tile, const Pending &pending, int first, Index line,
+                                    int channels, const Segment &corner, int z, int halo,
+                                    const Problem &p, int threads) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
+            Index at = source(i, channels, corner, z, halo, p);
+            if (at >= 0)
+                activate_octet(tile + place(i), pending, at + first, line + i % OCTETS * 8);
         }
     }
 };
