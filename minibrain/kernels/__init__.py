@@ -7,14 +7,16 @@ reference. What one saves for backward the other can use: both know only `minibr
 activation that is still pending (`saved.Pending`) is written before it gets to a reference, or to a
 twin that does not say that it takes such.
 
-Whoever wants to know of every call puts a function among `listeners`. With MINIBRAIN_TRACE=1 in
-the environment one is there from the start: it says on stderr who computed it, how long that took,
+Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
+listener is there from the start: it says on stderr who computed it, how long that took,
 and of a convolution how many GFLOP/s that were, counted as a direct one.
 """
 
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -92,6 +94,16 @@ def written(value):
         if any(new is not old for new, old in zip(items, value, strict=True)):
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+@contextmanager
+def listening(listen: Callable[[Call], None]):
+    """Let a function hear of every call of an operation, when it is over."""
+    listeners.append(listen)
+    try:
+        yield
+    finally:
+        listeners.remove(listen)
 
 
 def _first_array(values):

@@ -8,7 +8,7 @@ import standin
 import minibrain.functional as F
 from minibrain.arrays import precision_dtype
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, Pending
+from minibrain.saved import ConvSaved, DropoutSaved, Pending
 
 EPS = np.finfo(np.float32).eps
 BFLOAT16 = precision_dtype("bf16")
@@ -103,6 +103,35 @@ def _assert_saved_close(saved, want, close):
             close(got, value)
         else:
             assert got == value
+
+
+def check_pending(emulator, name, arguments, options):
+    """With what is pending among the arguments, forward and backward give the bits that they give
+    with what is written in its place; returns the names of what was launched for the former."""
+    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+    rng = np.random.default_rng(4)
+
+    def run(arguments):
+        emulator.launches.clear()
+        y, saved = forward(*arguments, **options)
+        dy = rng.standard_normal(y.shape).astype(y.dtype)
+        gradients = backward(on_device(dy), saved)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        return list(map(host, (y, *gradients))), emulator.launches.copy()
+
+    (want, _), rng = run(written(arguments)), np.random.default_rng(4)
+    got, launches = run(arguments)
+    for one, other in zip(got, want, strict=True):
+        assert one.tobytes() == other.tobytes()
+    return launches
+
+
+def pending(shape, dtype, rate=0.3):
+    """An activation that is not written yet, on the device; its padding would not be 0."""
+    rng = np.random.default_rng(5)
+    lines = random(rng, (shape[0], *(1,) * (len(shape) - 2), shape[-1], 3))
+    raw = random(rng, shape).astype(dtype)
+    return Pending(on_device(raw), on_device(lines), DropoutSaved(rate, (2**40, 7, 1)))
 
 
 def random(rng, shape):

@@ -7,7 +7,17 @@ from math import prod
 import numpy as np
 import pytest
 import standin
-from compare import BFLOAT16, assert_close, check_pair, host, on_device, random, wide
+from compare import (
+    BFLOAT16,
+    assert_close,
+    check_pair,
+    check_pending,
+    host,
+    on_device,
+    pending,
+    random,
+    wide,
+)
 from emulator import SCHEDULES, emulated
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -285,6 +295,42 @@ def test_what_kernels_cannot_do_gets_the_answer_of_the_reference(name, arguments
         got = outcome(forward, on_device)
     want = outcome(forward.reference, lambda value: value)
     assert np.array_equal(got, want) if isinstance(want, np.ndarray) else got == want
+
+
+WRITES = {"normalization.write_pending_1", "normalization.write_pending_8"}
+POINT = values(1, 1, 1, 8, 3)
+READERS = [
+    ("conv", (values(3, 3, 3, 8, 6), values(6)), {"padding": 1}),
+    ("conv", (POINT, values(3)), {}),
+    ("conv_transpose", (values(2, 2, 2, 5, 8), values(5)), {"stride": 2}),
+    ("max_pool", (2,), {}),
+    ("max_pool", (3,), {"stride": 2, "padding": 1}),
+    ("upsample", (), {}),
+    ("relu", (), {}),
+    ("instance_norm", (values(8), values(8)), {}),
+    ("norm_relu", (values(8), values(8)), {}),
+    ("concat", (values(2, 5, 6, 7, 3),), {}),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_what_is_pending_is_read_as_if_it_were_written(schedule, dtype):
+    check_readers(schedule, dtype)
+
+
+def check_readers(schedule, dtype=np.float32):
+    with emulated(schedule) as emulator:
+        for name, others, options in READERS:
+            x = pending((2, 5, 6, 7, 8), dtype)
+            others = [o.astype(dtype) if name == "concat" else o for o in others]
+            launches = check_pending(emulator, name, (x, *map(on_device, others)), options)
+            assert name not in ("max_pool", "concat") or not WRITES.intersection(launches)
+        x, skip = pending((2, 5, 6, 7, 3), dtype), pending((2, 5, 6, 7, 4), dtype, rate=0.0)
+        check_pending(emulator, "attention_gate", (x, skip, *map(on_device, GATE)), {})
+        check_pending(emulator, "concat", (skip, x), {})
+        x, skip = pending((2, 5, 6, 7, 16), dtype), pending((2, 5, 6, 7, 8), dtype)
+        check_pending(emulator, "concat", (skip, x), {})
 
 
 def check_rounding(schedule):

@@ -11,7 +11,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import on_device, rounded
+from compare import check_pending, on_device, pending, rounded
 from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
@@ -27,7 +27,7 @@ EVERY_SCHEDULE = [*SCHEDULES, *(schedule | LATE_COPIES for schedule in SCHEDULES
 
 # samples and size, input channels, output channels, blocks at the same time
 PLANES = {
-    "odd, 3D": ((2, 3, 17, 19), 16, 16, 4),
+    "odd, 3D": ((2, 3, 17, 19), 16, 16, 5),
     "one voxel": ((1, 1, 1, 1), 16, 32, 396),
     "one plane": ((3, 1, 5, 33), 32, 16, 2),
     "first layer": ((1, 4, 18, 15), 4, 16, 2),
@@ -175,6 +175,41 @@ def test_pointwise_convolution(case, schedule):
 @pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed_convolution(case, schedule):
     check_transposed(case, schedule)
+
+
+def check_planes_pending(case, schedule):
+    """What is pending gives the bits that it would give if it were written, which it is not
+    unless many outputs read it."""
+    shape, inputs, outputs, blocks = PLANES[case]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_planes, "BLOCKS", {2: blocks, 3: blocks})
+        patch.setattr(conv_planes, "GRADIENT_BLOCKS", {2: blocks, 3: blocks})
+        check_conv_pending(shape, 3, inputs, outputs, schedule)
+
+
+def check_pointwise_pending(case, schedule):
+    check_conv_pending(POINTWISE[case][0], 1, *POINTWISE[case][1:], schedule)
+
+
+def check_conv_pending(shape, kernel, inputs, outputs, schedule):
+    weight = random(np.random.default_rng(3), *(kernel,) * (len(shape) - 1), inputs, outputs)
+    x, weight = pending((*shape, inputs), BFLOAT16), on_device(weight.astype(np.float32))
+    with emulated(schedule) as emulator:
+        launches = check_pending(emulator, "conv", (x, weight), {"padding": "same"})
+    wrote = any("write_pending" in name for name in launches)
+    assert wrote == (outputs > conv_planes.MOST_OUTPUTS_PENDING)
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+@pytest.mark.parametrize("case", [case for case, (_, inputs, *_) in PLANES.items() if inputs > 4])
+def test_convolution_by_planes_of_what_is_pending(case, schedule):
+    check_planes_pending(case, schedule)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("case", POINTWISE)
+def test_pointwise_convolution_of_what_is_pending(case, schedule):
+    check_pointwise_pending(case, schedule)
 
 
 PLANES_FILES = {"conv_weights", "conv_planes", "conv_planes_gradient"}

@@ -142,6 +142,16 @@ struct Pending {
         for (int j = 0; j < WIDTH; ++j)  // NaN stays NaN
             values[j] = values[j] < 0 ? 0 : values[j] * factors[first + j];
     }
+
+    // The same in place, rounded once; without lines nothing happens.
+    template <int WIDTH, class T>
+    __device__ void activate(Several<WIDTH, T> &values, Index i, Index line) const {
+        if (!lines) return;
+        float activations[WIDTH];
+        activate(activations, values, i, line);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) values[j] = activations[j];
+    }
 };
 
 // Sums over voxels, for every channel and in a fixed order: first within this block's share.

@@ -5,11 +5,12 @@
 // A block of 4 warps computes 16 of the output channels for tiles of 16 x 16 voxels; a warp has 4
 // rows of them. Each plane of x, CHANNELS at a time, is copied while the one before it is used. It
 // adds to DEPTH planes of y (3; 1 in two dimensions), whose sums wait in registers: sums[0] are
-// finished first. The weights stay in shared memory, packed as conv_weights.cu does.
+// finished first. The weights stay in shared memory, packed as conv_weights.cu does. Where x is
+// pending, each thread makes an activation of what it has copied before others use it.
 //
 // Grid: (parts of all planes of all tiles, outputs / 16). Moves x once for every 16 outputs (1.27
 // times with the halo, mostly from L2) and y once: each lane writes four channels of a voxel.
-// Architectures: sm_80, sm_90. Predicted for an H200: 166 registers and 33 to 96 KB of shared
+// Architectures: sm_80, sm_90. Predicted for an H200: up to 166 registers and 33 to 96 KB of shared
 // memory in three dimensions, so 3 blocks on a multiprocessor, 2 with 64 channels; 90 and 5 in two.
 // 16 to 16 channels at 2x160x160x128: 0.42 GB, 91 GFLOP, 0.25 ms at an assumed 370 TFLOP/s.
 #include "planes.cuh"

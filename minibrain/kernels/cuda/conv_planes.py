@@ -23,6 +23,8 @@ PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
 # blocks that run at the same time: by their registers, on each multiprocessor
 BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}
 GRADIENT_BLOCKS = {2: 3 * MULTIPROCESSORS, 3: 4 * MULTIPROCESSORS}
+# with more, x is read so often, once for every 16 of them, that it is written once before
+MOST_OUTPUTS_PENDING = 32
 MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared memory
 
 
@@ -48,7 +50,7 @@ def spread(y, weight, geometry, bias=None):
 
 
 def _correlate(x, packed, bias, outputs):
-    x, *pending = pending_arguments(written(x) if x.shape[-1] == 4 else x)
+    x, *pending = _read(x, outputs)
     rank, inputs = x.ndim - 2, x.shape[-1]
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
@@ -68,7 +70,7 @@ def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if not _keeps_size(geometry) or (inputs != 4 and inputs % 16) or outputs % 16:
         return None
-    x, *pending = pending_arguments(written(x) if inputs == 4 else x)
+    x, *pending = _read(x, outputs)
     (dy,) = contiguous(dy)
     rank, chunk = x.ndim - 2, min(inputs, 16)
     warps, depth = GRADIENT_WARPS[rank], DEPTH[rank]
@@ -84,6 +86,13 @@ def gradients(x, dy, geometry):
     loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
     sums = add_parts(partial, 0)
     return sums[:-1].reshape(*(3,) * rank, inputs, outputs), sums[-1]
+
+
+def _read(x, outputs):
+    """[x, lines, dropout] as kernels take it: an activation may be pending if few read it."""
+    if x.shape[-1] == 4 or outputs > MOST_OUTPUTS_PENDING:
+        x = written(x)
+    return pending_arguments(x)
 
 
 def _keeps_size(geometry):

@@ -7,13 +7,13 @@
 // share of the planes, for all taps. What the products sum over are voxels, so both operands are
 // transposed while they are loaded. In three dimensions warp kz takes plane z + kz - 1 of x and
 // plane z of dy; in two, every warp has two rows and partial sums of its own. dbias is one more row
-// of the matrix: the product of ones and dy.
+// of the matrix: the product of ones and dy. A pending x is activated as in conv_planes.cu.
 //
 // Writes partial[part][tap][c][o] and, behind the last tap, [o] of dbias; reduce.cu adds the parts,
 // in order. Grid: (parts, tiles of 16 x 16 channels). Moves x once for every 16 outputs (1.41 times
 // with the halo, mostly from L2), dy once for every 16 inputs, the parts once. Architectures:
-// sm_80, sm_90. Predicted for an H200: 152 registers and 32 KB of shared memory, so 4 blocks on a
-// multiprocessor. 16 to 16 channels at 2x160x160x128: 0.45 GB, 91 GFLOP, 0.25 ms at an assumed 370
+// sm_80, sm_90. Predicted for an H200: 158 registers and 32 KB of shared memory, so 4 blocks on a
+// multiprocessor, 3 in two dimensions. 16 to 16 channels at 2x160x160x128: 0.45 GB, 91 GFLOP, 0.25 ms at an assumed 370
 // TFLOP/s.
 #include "planes.cuh"
 

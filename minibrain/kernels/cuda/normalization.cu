@@ -83,10 +83,7 @@ __device__ void write_pending(const Real *raw, const Pending &pending, Real *y, 
     Index i = WIDTH * global_thread();
     if (i >= size) return;
     Values values = *reinterpret_cast<const Values *>(raw + i);
-    float activations[WIDTH];
-    pending.activate(activations, values, i, i / channels / voxels * channels + i % channels);
-#pragma unroll
-    for (int j = 0; j < WIDTH; ++j) values[j] = activations[j];
+    pending.activate(values, i, i / channels / voxels * channels + i % channels);
     *reinterpret_cast<Values *>(y + i) = values;
 }
 
