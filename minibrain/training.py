@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
-from math import isfinite, nan, prod
+from math import nan, prod
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from minibrain.arrays import array_module, like
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet
-from minibrain.optimizers import Adam, gradient_norm
+from minibrain.optimizers import Adam, gradient_norm, scale_inplace
 from minibrain.saved import Pending
 
 WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
@@ -28,7 +28,8 @@ def train_step(
     ----------
     images : (N, *S, C) NumPy array, brought to the model's device and dtype
     labels : (N, *S) integer classes
-    step : number of this step, a part of the dropout key
+    step : number of this step, a part of the dropout key; on a GPU it may be there, in a uint32
+        array of no dimension
     clip_norm : largest norm of all gradients together; longer ones are scaled down to it
 
     Returns
@@ -39,26 +40,31 @@ def train_step(
     ------
     InputError : the memory does not suffice
     """
-    buffers = [buffer.value for buffer in model.named_buffers().values()]
-    before = [buffer.copy() for buffer in buffers]
     with _memory_error_explained(images.shape):
         images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
-        logits, saved = model.forward(images, training=True, step=step)
-        loss, loss_saved = cce_dice_loss_forward(logits, labels)
-        optimizer.zero_grad()
-        dlogits = cce_dice_loss_backward(1.0, loss_saved)
-        model.backward(dlogits, saved, input_gradient=False)
-    gradients = [parameter.grad for parameter in optimizer.parameters]
+        return float(take_step(model, optimizer, images, labels, step, clip_norm))
+
+
+def take_step(model: UNet, optimizer: Adam, images, labels, step, clip_norm: float | None):
+    """`train_step` with arrays on the model's device. Nothing here waits for a GPU: whether the
+    step is taken is decided there. Returns the loss as an array of no dimension."""
+    buffers = [buffer.value for buffer in model.named_buffers().values()]
+    before = [buffer.copy() for buffer in buffers]
+    logits, saved = model.forward(images, training=True, step=step)
+    loss, loss_saved = cce_dice_loss_forward(logits, labels)
+    optimizer.zero_grad()
+    dlogits = cce_dice_loss_backward(1.0, loss_saved)
+    model.backward(dlogits, saved, input_gradient=False)
+
+    xp, gradients = array_module(logits), [parameter.grad for parameter in optimizer.parameters]
     norm = gradient_norm(gradients)
-    if not isfinite(float(loss) + norm):
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer[...] = value
-        return nan
-    if clip_norm is not None and norm > clip_norm:
-        for gradient in gradients:
-            gradient *= clip_norm / norm
-    optimizer.step()
-    return float(loss)
+    finite = xp.isfinite(loss + norm)
+    if clip_norm is not None:
+        scale_inplace(gradients, clip_norm / xp.maximum(norm, clip_norm))
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer[...] = xp.where(finite, buffer, value)
+    optimizer.step(finite)
+    return xp.where(finite, loss, nan)
 
 
 @contextmanager

@@ -31,8 +31,9 @@ COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared",
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
 GUARD = 1024  # elements on either side of an array
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
-POISON = {2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
-KINDS = str.maketrans("uV", "if")  # of dtypes, as kernels tell them apart
+POISON = {1: np.uint8(0xBF), 2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF)}
+POISON[8] = np.uint64(0x7FF7FFFFFFFFFFFF)
+KINDS = str.maketrans("uVb", "ifi")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
 LATE_COPIES = 4  # to be added to a schedule
 HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]

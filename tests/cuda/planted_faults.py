@@ -175,7 +175,10 @@ FAULTS = [
     Fault("labels not counted", "loss.cu", "counted == voxels ?", "true ?", label_of_no_class),
     Fault("elements beyond the last", "activation.cu", "if (element >= size) return;", "", dropout),
     Fault("nine rounds", "common.cuh", "round < 10", "round < 9", dropout),
-    Fault("step and layer exchanged", "common.cuh", "d.layer, d.step", "d.step, d.layer", dropout),
+    Fault("the step in place of the layer", "common.cuh", "block >> 32), d.layer,",
+          "block >> 32), d.step,", dropout),
+    Fault("the step in memory not read", "common.cuh", "d.step_place ? *d.step_place : d.step",
+          "d.step", lambda _: operations.test_the_step_of_a_dropout_key_may_lie_on_the_device()),
 ]  # fmt: skip
 
 FAR_FAULTS = [

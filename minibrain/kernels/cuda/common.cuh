@@ -82,8 +82,10 @@ __device__ inline int output_voxel(const Position &input, const Position &tap, c
     return number_of(p, g.output);
 }
 
+// The step is read from memory where its place is given, else it is the one that is given.
 struct Dropout {
     unsigned long long seed;
+    const unsigned *step_place;
     unsigned step, layer, threshold;
     float scale;
 };
@@ -96,7 +98,8 @@ struct DropoutFactors {
     unsigned words[4];
 
     __device__ DropoutFactors(const Dropout &d, Index block)
-        : dropout(d), words{unsigned(block), unsigned(block >> 32), d.layer, d.step} {
+        : dropout(d), words{unsigned(block), unsigned(block >> 32), d.layer,
+                            d.step_place ? *d.step_place : d.step} {
         if (!d.threshold) return;  // all is kept
         unsigned k0 = unsigned(d.seed), k1 = unsigned(d.seed >> 32);
         for (int round = 0; round < 10; ++round) {

@@ -1,7 +1,7 @@
 """Instance norm, ReLU and dropout: the statistics, and a Pending for whoever reads the rest."""
 
 from minibrain.kernels import takes_pending
-from minibrain.kernels.cuda.activation import is_key
+from minibrain.kernels.cuda.arguments import is_key
 from minibrain.kernels.cuda.normalization import (
     instance_norm,
     instance_norm_fits,
