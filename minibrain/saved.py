@@ -1,9 +1,10 @@
 """What every forward hands to its backward: references, named, and nothing else.
 
-And `Pending`, in whose place an operation hands an activation on without having written it.
+And what an operation may hand on in place of an activation that it has not written.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module, like, widened
@@ -14,7 +15,7 @@ Array = Any
 
 
 class ConvSaved(NamedTuple):
-    x: Array  # (N, *S, C), or Pending
+    x: Array  # (N, *S, C), or Unwritten
     weight: Array  # (*K, C, O); for a transposed convolution (*K, O, C)
     geometry: ConvGeometry
 
@@ -73,9 +74,27 @@ class DropoutSaved(NamedTuple):
         return keep.reshape(x.shape).astype(x.dtype) * self.scale
 
 
+class Unwritten:
+    """In place of an activation that an operation has not written: what it would be made from.
+
+    It looks like the array that it stands for as far as shape and dtype go, and its gradient is the
+    gradient of that array. A twin that knows how to take one in says so
+    (`minibrain.kernels.takes_unwritten`); for all others, and for every readable body, the array is
+    written before: these never meet one.
+    """
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def size(self):
+        return prod(self.shape)
+
+
 @dataclass(frozen=True, eq=False)
-class Pending:
-    """An activation that is not written yet: relu((raw − centre) · scale + shift), then dropout.
+class Pending(Unwritten):
+    """relu((raw − centre) · scale + shift), then dropout.
 
     Between two convolutions of a network lies a norm, a ReLU and, sometimes, dropout:
 
@@ -88,11 +107,6 @@ class Pending:
     takes it in applies the line while loading raw, in backward once more, and the activation is
     neither written nor kept. A convolution pads with zeros afterwards: what lies outside the volume
     is 0, not relu(shift). In bfloat16 every value is rounded once, as it would be when written.
-
-    It looks like the array that it stands for as far as shape and dtype go. Its gradient is that
-    of the array, `dy` of the operation that returned it. A twin that knows how to take one in says
-    so (`minibrain.kernels.takes_pending`); for all others, and for every readable body, it is
-    written before: these never meet one.
 
     raw : (N, *S, C), what was normalised
     lines : (N, 1, ..., C, 3), centre, scale and shift, in float32 or wider. The centre is the mean,
@@ -109,23 +123,37 @@ class Pending:
         return self.raw.shape
 
     @property
-    def ndim(self):
-        return self.raw.ndim
-
-    @property
-    def size(self):
-        return self.raw.size
-
-    @property
     def dtype(self):
         return self.raw.dtype
 
     def write(self):
-        """The activation as an array."""
         raw = widened(self.raw)
         centre, scale, shift = (self.lines[..., i] for i in range(3))
         y = array_module(raw).maximum((raw - centre) * scale + shift, 0)
         return like(y * self.dropout.factors(y) if self.dropout.rate else y, self.raw)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Unwritten):
+    """a and b, one after the other along the channels; each an array or Pending.
+
+    A convolution after it can as well read from two places: concatenation moves nothing.
+    """
+
+    a: Array
+    b: Array
+
+    @property
+    def shape(self):
+        return (*self.a.shape[:-1], self.a.shape[-1] + self.b.shape[-1])
+
+    @property
+    def dtype(self):
+        return self.a.dtype
+
+    def write(self):
+        a, b = (x.write() if isinstance(x, Unwritten) else x for x in (self.a, self.b))
+        return array_module(a).concatenate([a, b], axis=-1)
 
 
 class AttentionGateSaved(NamedTuple):

@@ -11,7 +11,7 @@ from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
-from minibrain.saved import Pending
+from minibrain.saved import Unwritten
 
 WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 
@@ -116,9 +116,9 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
 
 def _arrays(value):
     """Every array in nested lists and tuples."""
-    if isinstance(value, Pending):
-        yield from (value.raw, value.lines)
-    elif isinstance(value, list | tuple):
+    if isinstance(value, Unwritten):
+        value = list(vars(value).values())
+    if isinstance(value, list | tuple):
         for item in value:
             yield from _arrays(item)
     elif hasattr(value, "nbytes"):

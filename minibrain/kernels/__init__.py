@@ -4,7 +4,7 @@
 the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy arrays), computes the
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
 reference. What one saves for backward the other can use: both know only `minibrain.saved`. An
-activation that is still pending (`saved.Pending`) is written before it gets to a reference, or to a
+activation that a twin has left `saved.Unwritten` is written before it gets to a reference, or to a
 twin that does not say that it takes such.
 
 Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
 from minibrain.flops import flops
-from minibrain.saved import Pending
+from minibrain.saved import Pending, Unwritten
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 
@@ -58,7 +58,7 @@ def fast_twin(reference):
         twin = _find_twin(array_module(_first_array(arguments)).__name__, module, name)
         if twin is None:
             return NotImplemented
-        if not getattr(twin, "takes_pending", False):
+        if not getattr(twin, "takes_unwritten", False):
             arguments = written(arguments)
         return twin(*arguments, **options)
 
@@ -78,16 +78,16 @@ def fast_twin(reference):
     return operation
 
 
-def takes_pending(twin):
+def takes_unwritten(twin):
     """Mark a twin that takes activations which are not written yet."""
-    twin.takes_pending = True
+    twin.takes_unwritten = True
     return twin
 
 
 def written(value):
-    """The value, with all that is pending in it written."""
-    if isinstance(value, Pending):
-        write = _find_twin(array_module(value.raw).__name__, "pending", "write")
+    """The value, with all that is unwritten in it written."""
+    if isinstance(value, Unwritten):
+        write = _find_twin(array_module(_first_array([value])).__name__, "unwritten", "write")
         return write(value) if write else value.write()
     if isinstance(value, tuple):
         items = [written(item) for item in value]
@@ -109,8 +109,8 @@ def listening(listen: Callable[[Call], None]):
 def _first_array(values):
     """The first array among arguments or in what was saved; a loss's gradient is a number."""
     for value in values:
-        if isinstance(value, Pending):
-            return value.raw
+        if isinstance(value, Unwritten):
+            value = [value.raw] if isinstance(value, Pending) else [value.a]
         if isinstance(value, tuple | list):
             value = _first_array(value)
         if getattr(value, "ndim", 0):

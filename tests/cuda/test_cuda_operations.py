@@ -31,7 +31,7 @@ from minibrain.geometry import (
     kernel_extent,
 )
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, Pending
+from minibrain.saved import ConvSaved, Unwritten
 
 RNG = np.random.default_rng(0)
 
@@ -403,8 +403,8 @@ def scattered(value):
     """The same array on the device, its elements far apart and in another order."""
     if hasattr(value, "_asdict"):
         return type(value)(*map(scattered, value))
-    if isinstance(value, Pending):
-        return replace(value, raw=scattered(value.raw), lines=scattered(value.lines))
+    if isinstance(value, Unwritten):
+        return replace(value, **{key: scattered(part) for key, part in vars(value).items()})
     value = host(value)
     if not isinstance(value, np.ndarray) or not value.ndim:
         return value

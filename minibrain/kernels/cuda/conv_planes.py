@@ -12,8 +12,8 @@ from minibrain.kernels.cuda.arguments import (
     contiguous,
 )
 from minibrain.kernels.cuda.conv_weights import pack_weights
-from minibrain.kernels.cuda.pending import pending_arguments
 from minibrain.kernels.cuda.reduce import add_parts
+from minibrain.kernels.cuda.unwritten import pending_arguments
 
 WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
 GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}

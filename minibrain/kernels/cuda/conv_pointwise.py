@@ -13,8 +13,8 @@ from minibrain.kernels.cuda.arguments import (
     ceil_divide,
     contiguous,
 )
-from minibrain.kernels.cuda.pending import pending_arguments
 from minibrain.kernels.cuda.reduce import add_parts
+from minibrain.kernels.cuda.unwritten import pending_arguments
 
 MOST_INPUTS, MOST_OUTPUTS = 64, 4  # as in conv_pointwise.cu
 GRADIENT_BLOCKS = 8 * MULTIPROCESSORS

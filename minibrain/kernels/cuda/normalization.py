@@ -12,8 +12,8 @@ from minibrain.kernels.cuda.arguments import (
     contiguous,
     supported,
 )
-from minibrain.kernels.cuda.pending import in_one_go, pending_arguments
 from minibrain.kernels.cuda.reduce import add_parts, sums_over_voxels
+from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
 from minibrain.saved import NormSaved, Pending
 
 

@@ -1,12 +1,10 @@
 """Max-pool, upsampling and concatenation; see pooling.cu."""
 
-from math import prod
-
 import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
-from minibrain.kernels import takes_pending
+from minibrain.kernels import takes_unwritten
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
@@ -16,11 +14,11 @@ from minibrain.kernels.cuda.arguments import (
     packed_geometry,
     supported,
 )
-from minibrain.kernels.cuda.pending import in_one_go, pending_arguments
-from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
+from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
+from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, UpsampleSaved
 
 
-@takes_pending
+@takes_unwritten
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     if not _fits(x):
         return NotImplemented
@@ -69,17 +67,11 @@ def upsample_backward(dy, saved: UpsampleSaved):
     return dx
 
 
-@takes_pending
+@takes_unwritten
 def concat_forward(a, b):
     if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
         return NotImplemented
-    joined, channels = [*pending_arguments(a), *pending_arguments(b)], (a.shape[-1], b.shape[-1])
-    y = array_module(joined[0]).empty((*a.shape[:-1], sum(channels)), a.dtype)
-    arguments = [*joined, y, y.size, prod(y.shape[1:-1]), *channels]
-    width = min(in_one_go(a), in_one_go(b))
-    kernel = f"pooling.concat_forward_{width}"
-    loader.launch(kernel, blocks_for(y.size // width), (THREADS,), arguments)
-    return y, ConcatSaved(channels[0])
+    return Joined(a, b), ConcatSaved(a.shape[-1])
 
 
 def concat_backward(dy, saved: ConcatSaved):
