@@ -21,8 +21,10 @@ from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
 from minibrain.kernels.cuda import conv_tensor_core as tensor_core
 from minibrain.models import UNet
+from minibrain.saved import Joined
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+WRITES = {"normalization.write_pending_8", "pooling.concat_forward_8"}
 EVERY_SCHEDULE = [*SCHEDULES, *(schedule | LATE_COPIES for schedule in SCHEDULES)]
 
 # samples and size, input channels, output channels, blocks at the same time
@@ -177,39 +179,59 @@ def test_transposed_convolution(case, schedule):
     check_transposed(case, schedule)
 
 
-def check_planes_pending(case, schedule):
-    """What is pending gives the bits that it would give if it were written, which it is not
-    unless many outputs read it."""
+def check_planes_unwritten(case, schedule, joined=False):
+    """What is pending or joined gives the bits that it would give if it were written, which it is
+    not unless many outputs read it."""
     shape, inputs, outputs, blocks = PLANES[case]
+    x = pending((*shape, inputs), BFLOAT16)
+    if joined:  # a part is pending, the other an array
+        plain = on_device(random(np.random.default_rng(6), *shape, 16))
+        x = Joined(pending((*shape, inputs), BFLOAT16, rate=0.0), plain)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_planes, "BLOCKS", {2: blocks, 3: blocks})
         patch.setattr(conv_planes, "GRADIENT_BLOCKS", {2: blocks, 3: blocks})
-        check_conv_pending(shape, 3, inputs, outputs, schedule)
+        check_conv_unwritten(x, 3, outputs, schedule)
 
 
-def check_pointwise_pending(case, schedule):
-    check_conv_pending(POINTWISE[case][0], 1, *POINTWISE[case][1:], schedule)
+def check_pointwise_unwritten(case, schedule):
+    shape, inputs, outputs = POINTWISE[case]
+    check_conv_unwritten(pending((*shape, inputs), BFLOAT16), 1, outputs, schedule)
 
 
-def check_conv_pending(shape, kernel, inputs, outputs, schedule):
-    weight = random(np.random.default_rng(3), *(kernel,) * (len(shape) - 1), inputs, outputs)
-    x, weight = pending((*shape, inputs), BFLOAT16), on_device(weight.astype(np.float32))
+def check_conv_unwritten(x, kernel, outputs, schedule):
+    weight = random(np.random.default_rng(3), *(kernel,) * (x.ndim - 2), x.shape[-1], outputs)
+    weight = on_device(weight.astype(np.float32))
     with emulated(schedule) as emulator:
         launches = check_pending(emulator, "conv", (x, weight), {"padding": "same"})
-    wrote = any("write_pending" in name for name in launches)
-    assert wrote == (outputs > conv_planes.MOST_OUTPUTS_PENDING)
+    wrote = WRITES.intersection(launches)
+    assert bool(wrote) == (outputs > conv_planes.MOST_OUTPUTS_UNWRITTEN)
 
 
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
 @pytest.mark.parametrize("case", [case for case, (_, inputs, *_) in PLANES.items() if inputs > 4])
 def test_convolution_by_planes_of_what_is_pending(case, schedule):
-    check_planes_pending(case, schedule)
+    check_planes_unwritten(case, schedule)
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
+@pytest.mark.parametrize("case", ["odd, 3D", "wide, 2D"])
+def test_convolution_by_planes_of_what_is_joined(case, schedule):
+    check_planes_unwritten(case, schedule, joined=True)
+
+
+@pytest.mark.parametrize(("first", "rate"), [(8, 0.0), (16, 0.3)])
+def test_what_is_not_joined_as_kernels_want_it_is_written(first, rate):
+    parts = (pending((1, 3, 5, channels), BFLOAT16, rate) for channels in (first, 32 - first))
+    weight = on_device(np.ones((3, 3, 32, 16), np.float32))
+    with emulated() as emulator:
+        F.conv_forward(Joined(*parts), weight, padding="same")
+    assert WRITES.intersection(emulator.launches)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("case", POINTWISE)
 def test_pointwise_convolution_of_what_is_pending(case, schedule):
-    check_pointwise_pending(case, schedule)
+    check_pointwise_unwritten(case, schedule)
 
 
 PLANES_FILES = {"conv_weights", "conv_planes", "conv_planes_gradient"}

@@ -79,8 +79,8 @@ template <int DEPTH> __device__ void next_plane(Sums<DEPTH> &sums) {
 }
 
 template <int CHANNELS, int DEPTH>
-__device__ void correlate(const bfloat16 *x, const Pending &pending, const unsigned *weight,
-                          const float *bias, bfloat16 *y, const Problem &p) {
+__device__ void correlate(const Input &x, const unsigned *weight, const float *bias, bfloat16 *y,
+                          const Problem &p) {
     using Plane = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2>;
     constexpr int BORDER = DEPTH / 2, FRAGMENTS = DEPTH * 3 * Plane::TAPS_X * Plane::STEPS * 32;
     char *stages = reinterpret_cast<char *>(shared_memory);
@@ -93,16 +93,16 @@ __device__ void correlate(const bfloat16 *x, const Pending &pending, const unsig
     Segment s;
     for (Walk walk(p, HEIGHT); walk.next(s);) {
         auto copy = [&](int step) {  // a step is CHANNELS of a plane
-            int z = s.begin - BORDER + step / chunks, channel = step % chunks * CHANNELS;
-            Plane::copy(stages + step % STAGES * Plane::BYTES, x + channel, p.inputs, s, z, HALO, p,
-                        THREADS);
+            Part part = x.part(step % chunks * CHANNELS);
+            Plane::copy(stages + step % STAGES * Plane::BYTES, part, s,
+                        s.begin - BORDER + step / chunks, HALO, p, THREADS);
             close_group();
         };
         auto activate = [&](int step) {
-            int z = s.begin - BORDER + step / chunks, channel = step % chunks * CHANNELS;
-            Index line = (Index)(DEPTH == 1 ? z : s.sample) * p.inputs + channel;
-            Plane::activate(stages + step % STAGES * Plane::BYTES, pending, channel, line, p.inputs,
-                            s, z, HALO, p, THREADS);
+            Part part = x.part(step % chunks * CHANNELS);
+            int z = s.begin - BORDER + step / chunks, sample = DEPTH == 1 ? z : s.sample;
+            Plane::activate(stages + step % STAGES * Plane::BYTES, part, sample, s, z, HALO, p,
+                            THREADS);
         };
         Sums<DEPTH> sums;
         for (int z = 0; z < DEPTH; ++z) next_plane<DEPTH>(sums);
@@ -112,7 +112,7 @@ __device__ void correlate(const bfloat16 *x, const Pending &pending, const unsig
         for (int z = s.begin - 2 * BORDER; z < s.end; ++z) {  // of the plane that will be finished
             for (int chunk = 0; chunk < chunks; ++chunk, ++step) {
                 wait_for_groups<0>();
-                if (!Plane::PAIRS && pending.lines) activate(step);
+                activate(step);
                 __syncthreads();  // all copies have come, and the other stage has been used
                 if (z + 1 < s.end || chunk + 1 < chunks) copy(step + 1);
                 add_plane<Plane, DEPTH>(sums, stages + step % STAGES * Plane::BYTES,
@@ -125,37 +125,43 @@ __device__ void correlate(const bfloat16 *x, const Pending &pending, const unsig
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
-correlate_4_2d(const bfloat16 *x, const float *lines, Dropout dropout, const unsigned *weight,
-               const float *bias, bfloat16 *y, Problem p) {
-    correlate<4, 1>(x, {lines, dropout}, weight, bias, y, p);
+correlate_4_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-correlate_4_3d(const bfloat16 *x, const float *lines, Dropout dropout, const unsigned *weight,
-               const float *bias, bfloat16 *y, Problem p) {
-    correlate<4, 3>(x, {lines, dropout}, weight, bias, y, p);
+correlate_4_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
-correlate_16_2d(const bfloat16 *x, const float *lines, Dropout dropout, const unsigned *weight,
-               const float *bias, bfloat16 *y, Problem p) {
-    correlate<16, 1>(x, {lines, dropout}, weight, bias, y, p);
+correlate_16_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-correlate_16_3d(const bfloat16 *x, const float *lines, Dropout dropout, const unsigned *weight,
-               const float *bias, bfloat16 *y, Problem p) {
-    correlate<16, 3>(x, {lines, dropout}, weight, bias, y, p);
+correlate_16_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
-correlate_32_2d(const bfloat16 *x, const float *lines, Dropout dropout, const unsigned *weight,
-               const float *bias, bfloat16 *y, Problem p) {
-    correlate<32, 1>(x, {lines, dropout}, weight, bias, y, p);
+correlate_32_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<32, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-correlate_32_3d(const bfloat16 *x, const float *lines, Dropout dropout, const unsigned *weight,
-               const float *bias, bfloat16 *y, Problem p) {
-    correlate<32, 3>(x, {lines, dropout}, weight, bias, y, p);
+correlate_32_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<32, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }

@@ -16,6 +16,28 @@ struct Problem {
     }
 };
 
+// Some channels of an array, which may be pending.
+struct Part {
+    const bfloat16 *x;  // the first of the channels
+    Pending pending;
+    int channel, channels;  // number of the first one in the array, and of all
+};
+
+// What is convolved: one array, or two whose channels lie one after the other.
+struct Input {
+    const bfloat16 *a, *b;
+    const float *a_lines, *b_lines;
+    Dropout dropout;  // where there are two, that of neither
+    int a_channels, channels;
+
+    // The channels from this one on are never so many that they lie in both.
+    __device__ Part part(int channel) const {
+        if (channel < a_channels) return {a + channel, {a_lines, dropout}, channel, a_channels};
+        channel -= a_channels;
+        return {b + channel, {b_lines, dropout}, channel, channels - a_channels};
+    }
+};
+
 // Some planes [begin, end) of one column of tiles, from which (y, x) is the first voxel.
 struct Segment {
     int sample, y, x, begin, end;
@@ -78,27 +100,28 @@ template <int CHANNELS, int ROWS, int COLUMNS> struct Tile {
     }
 
     // Start to copy; zeros outside.
-    static __device__ void copy(char *tile, const bfloat16 *x, int channels, const Segment &corner,
-                                int z, int halo, const Problem &p, int threads) {
+    static __device__ void copy(char *tile, const Part &part, const Segment &corner, int z,
+                                int halo, const Problem &p, int threads) {
 #pragma unroll 1
         for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
-            Index at = source(i, channels, corner, z, halo, p);
-            const bfloat16 *from = x + max(at, (Index)0);
+            Index at = source(i, part.channels, corner, z, halo, p);
+            const bfloat16 *from = part.x + max(at, (Index)0);
             if (PAIRS) copy_8_bytes(tile + place(i), from, at >= 0);
             else copy_16_bytes(tile + place(i), from, at >= 0);
         }
     }
 
-    // What this thread has copied becomes what is pending; zeros outside stay zeros. `first` is the
-    // first of the channels, `line` belongs to it.
-    static __device__ void activate(char *tile, const Pending &pending, int first, Index line,
-                                    int channels, const Segment &corner, int z, int halo,
-                                    const Problem &p, int threads) {
+    // What this thread has copied becomes what is pending; zeros outside stay zeros.
+    static __device__ void activate(char *tile, const Part &part, int sample,
+                                    const Segment &corner, int z, int halo, const Problem &p,
+                                    int threads) {
+        if (PAIRS || !part.pending.lines) return;
+        int line = sample * part.channels + part.channel;
 #pragma unroll 1
         for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
-            Index at = source(i, channels, corner, z, halo, p);
-            if (at >= 0)
-                activate_octet(tile + place(i), pending, at + first, line + i % OCTETS * 8);
+            Index at = source(i, part.channels, corner, z, halo, p);
+            if (at < 0) continue;
+            activate_octet(tile + place(i), part.pending, at + part.channel, line + i % OCTETS * 8);
         }
     }
 };
