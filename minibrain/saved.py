@@ -91,6 +91,10 @@ class Unwritten:
     def size(self):
         return prod(self.shape)
 
+    @property
+    def nbytes(self):
+        return self.size * self.dtype.itemsize
+
 
 @dataclass(frozen=True, eq=False)
 class Pending(Unwritten):
