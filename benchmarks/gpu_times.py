@@ -12,7 +12,13 @@ import torch
 import minibrain.functional as F
 from benchmarks.cpu_workloads import CHANNELS
 from benchmarks.gpu_rivals import CONFIGURATIONS, time_convolution, time_step
-from benchmarks.gpu_setting import Setting, new_batch, new_network, seconds_per_call
+from benchmarks.gpu_setting import (
+    PRECISIONS,
+    Setting,
+    new_batch,
+    new_network,
+    seconds_per_call,
+)
 from minibrain.arrays import precision_dtype, to_device
 from minibrain.optimizers import Adam
 from minibrain.training import train_step
@@ -72,7 +78,7 @@ def layers(setting: Setting) -> dict:
             flops = 2 * 27 * incoming * channels * prod(shape[:-1])
             times = {
                 f"minibrain {precision}": _time_convolution(setting, precision, shape, channels)
-                for precision in setting.precisions
+                for precision in PRECISIONS
             }
             times |= time_convolution(setting, shape, channels)
             found[f"{incoming}→{channels} at {'x'.join(map(str, size))}"] = {
@@ -102,7 +108,7 @@ def step(setting: Setting) -> dict:
     found: dict = {"shape": setting.shape, "minibrain": {}, "PyTorch": {}, "wrong": []}
     for rival in CONFIGURATIONS[: setting.rivals]:
         found["PyTorch"][rival.name] = _attempt(partial(time_step, rival, setting))
-    for precision in setting.precisions:
+    for precision in PRECISIONS:
         found["minibrain"][precision] = _attempt(partial(_time_step, setting, precision))
     for engine in ("minibrain", "PyTorch"):
         done = {name: r for name, r in found[engine].items() if "milliseconds" in r}

@@ -2,7 +2,6 @@
 
 from minibrain.arrays import array_module, like, widened
 from minibrain.kernels import fast_twin
-from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
 
@@ -55,14 +54,14 @@ def softmax_backward(dy, saved: SoftmaxSaved):
 
 
 @fast_twin
-def dropout_forward(x, rate: float, key: tuple[int, int, int]):
+def dropout_forward(x, rate: float, key: tuple):
     """Set values to 0 with probability `rate` and scale the others so that the mean stays.
 
     Parameters
     ----------
     x : array of any shape
     rate : in [0, 1), rounded to a multiple of 2^-16
-    key : (seed, step, layer), which alone decide the mask
+    key : (seed, step, layer), which alone decide the mask; the step may be an array of no dimension
 
     Returns
     -------
@@ -83,6 +82,5 @@ def dropout_backward(dy, saved: DropoutSaved):
 
 def _dropped(x, saved: DropoutSaved):
     """x / (1 − rate) where it is kept, and 0 elsewhere."""
-    keep = random_uint16(0, x.size, saved.key, array_module(x)) >= saved.threshold
     wide = widened(x)
-    return like(wide * (keep.reshape(x.shape).astype(wide.dtype) * saved.scale), x)
+    return like(wide * saved.factors(wide), x)

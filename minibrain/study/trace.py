@@ -17,6 +17,7 @@ from minibrain.flops import flops
 from minibrain.layers import Chain
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
+from minibrain.saved import Unwritten
 from minibrain.study.records import Measure, Node, Pass, Saved, Trace, Use
 from minibrain.training import train_step
 
@@ -167,7 +168,7 @@ class _Watcher:
         return Pass(call.who, call.seconds - own, count, measured)
 
     def _measure(self, x) -> Measure:
-        x = x if hasattr(x, "ndim") else np.asarray(x)
+        x = kernels.written(x) if hasattr(x, "ndim") else np.asarray(x)
         mean, std = (float(f(dtype=np.float64)) for f in (x.mean, x.std))
         largest = max(float(x.max()), -float(x.min()))
         picture = self.picture(x) if x.ndim == self.model.rank + 2 else None
@@ -200,9 +201,10 @@ def _layers(model):
 
 
 def _arrays(saved, prefix=""):
-    """Every array in nested named tuples, with its path."""
-    for field, value in zip(saved._fields, saved, strict=True):
-        if hasattr(value, "_fields"):
+    """Every array in nested named tuples and in what is unwritten, with its path."""
+    parts = vars(saved) if isinstance(saved, Unwritten) else saved._asdict()
+    for field, value in parts.items():
+        if isinstance(value, Unwritten) or hasattr(value, "_fields"):
             yield from _arrays(value, f"{prefix}{field}.")
         elif getattr(value, "ndim", 0):
             yield f"{prefix}{field}", value
