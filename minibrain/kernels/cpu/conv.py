@@ -12,14 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels import takes_unwritten, written
 from minibrain.kernels.cpu import products
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import as_volume, channel_sum, wide
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.kernels.cpu.tiles import Tiles, side_by_side
-from minibrain.saved import ConvSaved
+from minibrain.kernels.cpu.tiles import Tiles, Volume
+from minibrain.saved import ConvSaved, Joined
 
 
+@takes_unwritten
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     if not (_supported(x, weight) and _fit(x, weight, bias, inputs=-2, outputs=-1)):
         return NotImplemented
@@ -28,20 +30,21 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
         return NotImplemented
     saved = ConvSaved(x, weight, geometry)
     if _pointwise(geometry):
-        return _place(x, weight.swapaxes(-1, -2), bias, geometry), saved
+        return _place(written(x), weight.swapaxes(-1, -2), bias, geometry), saved
     return _correlated(x, weight, bias, geometry), saved
 
 
+@takes_unwritten
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
-    x, weight, geometry = saved
+    dy, (x, weight, geometry) = written(dy), saved
     if not (_supported(x, weight) and dy.dtype == np.float32 and _stride_1(geometry)):
         return NotImplemented
-    if dy.shape != (len(x), *geometry.output_size, weight.shape[-1]):
+    if dy.shape != (x.shape[0], *geometry.output_size, weight.shape[-1]):
         return NotImplemented
     if any(max(p) >= k for p, k in zip(geometry.padding, geometry.kernel_size, strict=True)):
         return NotImplemented  # the correlation that gives dx would have to cut rows off dy
     if _pointwise(geometry):
-        dx, dweight = _take(dy, x, weight.swapaxes(-1, -2), geometry)
+        dx, dweight = _take(dy, written(x), weight.swapaxes(-1, -2), geometry)
         dweight = dweight.swapaxes(-1, -2)
     elif input_gradient:
         dx, dweight = _both_gradients(x, weight, dy, geometry)
@@ -74,7 +77,7 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
 def _place(x, weight, bias, geometry):
     """Put x[voxel] · weight[tap] at its own place of the output, for every voxel and tap."""
     size = [n * k for n, k in zip(x.shape[1:-1], geometry.kernel_size, strict=True)]
-    y = empty((len(x), *size, weight.shape[-2]))
+    y = empty((x.shape[0], *size, weight.shape[-2]))
     planes, places = as_volume(x), _Places.of(y, geometry.kernel_size)
     matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]).T)
 
@@ -134,7 +137,7 @@ class _Places(NamedTuple):
 
 
 def _correlated(x, weight, bias, geometry):
-    y = empty((len(x), *geometry.output_size, weight.shape[-1]))
+    y = empty((x.shape[0], *geometry.output_size, weight.shape[-1]))
     tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, y)
     products.correlate(tiles, weight, bias=bias)
     return y
@@ -144,9 +147,9 @@ def _both_gradients(x, weight, dy, geometry):
     """dx is the correlation of dy with the kernel turned around; dweight uses its transform."""
     taps = geometry.kernel_size
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
-    dx = empty(x.shape)
+    dx = Joined(empty(x.a.shape), empty(x.b.shape)) if isinstance(x, Joined) else empty(x.shape)
     tiles = Tiles.of(dy, taps, padding, dx)
-    dweight = products.gradients(tiles, side_by_side(x), weight.shape, weight)
+    dweight = products.gradients(tiles, Volume.of(x), weight.shape, weight)
     return dx, np.flip(dweight, axis=tuple(range(len(taps))))
 
 

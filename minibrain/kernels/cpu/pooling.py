@@ -3,10 +3,11 @@
 import numpy as np
 
 from minibrain.geometry import conv_geometry
+from minibrain.kernels import takes_unwritten
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
+from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, UpsampleSaved
 
 
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
@@ -84,20 +85,15 @@ def upsample_backward(dy, saved: UpsampleSaved):
 def concat_forward(a, b):
     if a.dtype != np.float32 or b.dtype != np.float32 or a.ndim < 3 or a.shape[:-1] != b.shape[:-1]:
         return NotImplemented
-    channels = a.shape[-1]
-    y = empty((*a.shape[:-1], channels + b.shape[-1]))
-
-    def work(plane):
-        y[plane][..., :channels] = a[plane]
-        y[plane][..., channels:] = b[plane]
-
-    each(work, _planes(y))
-    return y, ConcatSaved(channels)
+    return Joined(a, b), ConcatSaved(a.shape[-1])
 
 
+@takes_unwritten
 def concat_backward(dy, saved: ConcatSaved):
     if dy.dtype != np.float32 or dy.ndim < 3:
         return NotImplemented
+    if isinstance(dy, Joined):
+        return dy.a, dy.b
     da = empty((*dy.shape[:-1], saved.channels))
     db = empty((*dy.shape[:-1], dy.shape[-1] - saved.channels))
 

@@ -19,15 +19,57 @@ import numpy as np
 
 from minibrain.kernels.cpu.threads import scratch
 from minibrain.kernels.cpu.winograd import Filter, make_filter
+from minibrain.saved import Joined
 
 BLOCK_BYTES = 2_000_000  # of v and s in one block, or twice as much as the weights need
 MOST_SHARES = 8  # a batch is cut in so many blocks at least, for several threads to share,
 LEAST_VOXELS = 256  # unless they would be smaller: every block adds a weight gradient of its own
 
 
-def side_by_side(x):
-    """Volumes (N, D, H, W, C) as (D, H, N, W, C), images (N, H, W, C) as (H, W, N, 1, C): views."""
-    return x.transpose(1, 2, 0, 3, 4) if x.ndim == 5 else x.transpose(1, 2, 0, 3)[:, :, :, None]
+class Volume(NamedTuple):
+    """Samples side by side, (D, H, N, W, C). The channels may lie in two arrays (see Joined)."""
+
+    parts: list[np.ndarray]
+
+    @classmethod
+    def of(cls, x):
+        """Volumes (N, D, H, W, C) as (D, H, N, W, C), images (N, H, W, C) as (H, W, N, 1, C)."""
+        parts = [x.a, x.b] if isinstance(x, Joined) else [x]
+        order = (1, 2, 0, 3, *range(4, x.ndim))
+        parts = [part.transpose(order) for part in parts]
+        return cls(parts if x.ndim == 5 else [part[:, :, :, None] for part in parts])
+
+    @property
+    def shape(self):
+        return *self.parts[0].shape[:4], sum(part.shape[4] for part in self.parts)
+
+    def channels(self):
+        """Every part with its place among all channels."""
+        first = 0
+        for part in self.parts:
+            yield part, slice(first, first + part.shape[4])
+            first += part.shape[4]
+
+    def cut_out(self, first, size):
+        """Copy a box, with zeros where it leaves the volume."""
+        box = scratch("box", (*size, self.shape[4]))
+        inside, source = (), ()
+        for start, length, end in zip(first, size, self.shape[:4], strict=True):
+            low = min(max(-start, 0), length)
+            high = max(low, min(end - start, length))
+            axes_before = (slice(None),) * len(inside)
+            box[(*axes_before, slice(low))] = box[(*axes_before, slice(high, None))] = 0
+            inside += (slice(low, high),)
+            source += (slice(start + low, start + high),)
+        for part, channels in self.channels():
+            box[(*inside, channels)] = part[source]
+        return box
+
+    def put(self, place, values):
+        """Write values to a place; what would leave the volume is left out."""
+        for part, channels in self.channels():
+            here = part[place]
+            here[...] = values[(*map(slice, here.shape[:4]), channels)]
 
 
 class Block(NamedTuple):
@@ -44,8 +86,8 @@ class Block(NamedTuple):
 class Tiles(NamedTuple):
     """How the planes and rows of `output` are made from those of `input`."""
 
-    input: np.ndarray  # (D, H, N, W, C)
-    output: np.ndarray  # (D', H', N, W', O)
+    input: Volume  # (D, H, N, W, C)
+    output: Volume  # (D', H', N, W', O)
     taps: tuple[int, int, int]
     padding: tuple[tuple[int, int], ...]
     planes: Filter
@@ -55,9 +97,9 @@ class Tiles(NamedTuple):
     def of(cls, x, taps, padding, y):
         if len(taps) == 2:
             taps, padding = (*taps, 1), (*padding, (0, 0))
-        y = side_by_side(y)
+        y = Volume.of(y)
         filters = (make_filter(k, size) for k, size in zip(taps[:2], y.shape[:2], strict=True))
-        return cls(side_by_side(x), y, tuple(taps), tuple(padding), *filters)
+        return cls(Volume.of(x), y, tuple(taps), tuple(padding), *filters)
 
     @property
     def products(self):
@@ -129,7 +171,7 @@ class Tiles(NamedTuple):
         depth = block.planes * self.planes.outputs + self.taps[0] - 1
         height = block.rows * self.rows.outputs + self.taps[1] - 1
         first = (plane - front, row - top, block.sample, -left)
-        box = _cut_out(self.input, first, (depth, height, block.samples, self.width))
+        box = self.input.cut_out(first, (depth, height, block.samples, self.width))
         self._combine(box, block, self.planes.input, self.rows.input, v, section)
 
     def spread(self, block, volume, out, section):
@@ -140,7 +182,7 @@ class Tiles(NamedTuple):
         plane, row = block.plane * self.planes.outputs, block.row * self.rows.outputs
         depth, height = block.planes * self.planes.outputs, block.rows * self.rows.outputs
         first, size = (plane, row, block.sample, 0), (depth, height, block.samples, self.width)
-        box = _cut_out(volume, first, size)
+        box = volume.cut_out(first, size)
         self._combine(box, block, self.planes.output.T, self.rows.output.T, out, section)
 
     def _combine(self, box, block, along_planes, along_rows, out, section):
@@ -183,9 +225,8 @@ class Tiles(NamedTuple):
 
         plane, row = block.plane * self.planes.outputs, block.row * self.rows.outputs
         samples = slice(block.sample, block.sample + block.samples)
-        part = self.output[plane : plane + depth, row : row + height, samples]
-        values = values.reshape(depth, height, block.samples, self.width, -1)
-        part[...] = values[: part.shape[0], : part.shape[1], :, : part.shape[3]]
+        place = (slice(plane, plane + depth), slice(row, row + height), samples)
+        self.output.put(place, values.reshape(depth, height, block.samples, self.width, -1))
 
 
 def _even(count, most):
@@ -196,17 +237,3 @@ def _even(count, most):
 def view(array, shape, steps, first=0):
     """Of contiguous float32 values; NumPy's as_strided takes ten times as long."""
     return np.ndarray(shape, np.float32, array, 4 * first, [4 * step for step in steps])
-
-
-def _cut_out(volume, first, size):
-    """Copy a box of a volume (D, H, N, W, C), with zeros where it leaves it."""
-    box = scratch("box", (*size, volume.shape[-1]))
-    inside, source = (), ()
-    for start, length, end in zip(first, size, volume.shape[:4], strict=True):
-        low = min(max(-start, 0), length)
-        high = max(low, min(end - start, length))
-        axes_before = (slice(None),) * len(inside)
-        box[(*axes_before, slice(low))] = box[(*axes_before, slice(high, None))] = 0
-        inside, source = (*inside, slice(low, high)), (*source, slice(start + low, start + high))
-    box[inside] = volume[source]
-    return box
