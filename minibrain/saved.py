@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from minibrain.arrays import array_module, like, widened
 from minibrain.geometry import ConvGeometry
 from minibrain.philox import random_uint16
@@ -82,6 +84,10 @@ class Unwritten:
     (`minibrain.kernels.takes_unwritten`); for all others, and for every readable body, the array is
     written before: these never meet one.
     """
+
+    def __array__(self, dtype=None, copy=None):
+        """For NumPy's functions, so that on a CPU nobody who works by hand needs to know."""
+        return np.asarray(self.write(), dtype)
 
     @property
     def ndim(self):

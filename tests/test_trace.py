@@ -12,6 +12,7 @@ from minibrain.functional import cce_dice_loss_forward
 from minibrain.models import UNet
 from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
+from minibrain.saved import Unwritten
 from minibrain.study.pictures import slicer
 from minibrain.study.trace import trace_step
 from minibrain.training import train_step
@@ -145,6 +146,8 @@ def test_the_twin_is_the_one_that_ran(monkeypatch):
 
 
 def arrays_in(value):
+    if isinstance(value, Unwritten):
+        value = list(vars(value).values())
     if isinstance(value, list | tuple):
         for item in value:
             yield from arrays_in(item)

@@ -28,6 +28,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
     if not _stride_1(geometry):
         return NotImplemented
+    x = _loadable(x)
     saved = ConvSaved(x, weight, geometry)
     if _pointwise(geometry):
         return _place(written(x), weight.swapaxes(-1, -2), bias, geometry), saved
@@ -43,6 +44,7 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
         return NotImplemented
     if any(max(p) >= k for p, k in zip(geometry.padding, geometry.kernel_size, strict=True)):
         return NotImplemented  # the correlation that gives dx would have to cut rows off dy
+    x = _loadable(x)
     if _pointwise(geometry):
         dx, dweight = _take(dy, written(x), weight.swapaxes(-1, -2), geometry)
         dweight = dweight.swapaxes(-1, -2)
@@ -134,6 +136,11 @@ class _Places(NamedTuple):
         voxels = self._plane(plane)
         out.reshape(voxels.shape)[...] = voxels
         return out
+
+
+def _loadable(x):
+    """What is joined is read from its two arrays; what is pending in it is written before."""
+    return Joined(written(x.a), written(x.b)) if isinstance(x, Joined) else written(x)
 
 
 def _correlated(x, weight, bias, geometry):
