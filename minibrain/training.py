@@ -13,6 +13,7 @@ from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
+from minibrain.saved import Unwritten
 
 WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 
@@ -121,8 +122,9 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
 
     What forward saves is measured on a small input and scaled by the number of voxels. To it come
     parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works), a fifth of all
-    for gaps between arrays, and the blocks that fast twins work in.
+    works or, if larger, three of the largest activation while an operation works, two on a CPU,
+    where a concatenation is never one array), a fifth of all for gaps between arrays, and the
+    blocks that fast twins work in.
 
     Parameters
     ----------
@@ -136,16 +138,21 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     arrays = {id(array): array for array in _arrays((images, logits, saved))}
     for weight in weights:
         arrays.pop(id(weight), None)
-    sizes = [array.nbytes for array in arrays.values()]
+    sizes = [x.nbytes for x in arrays.values() if not isinstance(x, Unwritten)]
+    largest = max(x.nbytes for x in arrays.values())  # also of what is not written before it must
     scale = prod(batch_shape[:-1]) / prod(probe[:-1])
     parameters = sum(weight.nbytes for weight in weights)
-    working = max(3 * parameters, scale * 3 * max(sizes))
-    workspace = WORKSPACE if array_module(weights[0]) is np else 0
+    on_cpu = array_module(weights[0]) is np
+    working = max(3 * parameters, scale * (2 if on_cpu else 3) * largest)
+    workspace = WORKSPACE if on_cpu else 0
     return int(1.2 * (4 * parameters + scale * sum(sizes) + working)) + workspace
 
 
 def _arrays(value):
-    """Every array in nested lists and tuples."""
+    """Every array in nested lists and tuples, and what is unwritten with what it consists of."""
+    if isinstance(value, Unwritten):
+        yield value
+        value = list(vars(value).values())
     if isinstance(value, list | tuple):
         for item in value:
             yield from _arrays(item)
