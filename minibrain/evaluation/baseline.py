@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from minibrain.data.prepare import PreparedCase
+from minibrain.data.prepared import PreparedCase
 
 VOXELS_PER_CASE = 5000  # that the classifier learns from
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from minibrain.data.decathlon import Task, read_case
 from minibrain.data.inspection import CaseContent, Inspection
 from minibrain.data.nifti import to_canonical
+from minibrain.files import make_folder
 from minibrain.report.plots import CLASS_COLOURS, save, show_slice
 
 CASES_SHOWN = 6
@@ -30,7 +31,7 @@ def inspection_text(found: Inspection) -> str:
 
 def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
     """Write distributions.png and slices.png, the slices with most tumour; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / "distributions.png", folder / "slices.png"]
     _plot_distributions(found.task, found.contents, paths[0])
     _plot_slices(found.task, _by_fullness(found.contents)[:CASES_SHOWN], paths[1])
