@@ -69,6 +69,13 @@ def gradient_norm(gradients):
 
 
 @fast_twin
+def clear_inplace(arrays):
+    """Set every array to 0."""
+    for array in arrays:
+        array.fill(0)
+
+
+@fast_twin
 def scale_inplace(arrays, factor):
     """Multiply every array with a number, which may be an array of no dimension."""
     factor = float(factor)  # a float64 array would widen the products
@@ -126,6 +133,12 @@ class Adam:
     def learning_rate(self, value: float):
         self._learning_rate[...] = value
 
+    def arrays(self) -> list:
+        """All that a step reads and changes, where the gradients are."""
+        self._follow([parameter.grad for parameter in self.parameters])
+        both = [array for p in self.parameters for array in (p.value, p.grad)]
+        return [*both, self.mean, self.square, self._steps, self._learning_rate]
+
     def step(self, taken=True):
         """Change every parameter in place, against its gradient; nothing unless `taken`, a bool or
         an array of no dimension."""
@@ -154,8 +167,7 @@ class Adam:
         )
 
     def zero_grad(self):
-        for parameter in self.parameters:
-            parameter.grad.fill(0)
+        clear_inplace([parameter.grad for parameter in self.parameters])
 
 
 class HalveOnPlateau:

@@ -9,6 +9,8 @@ import numpy as np
 from minibrain.arrays import array_module, like
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
 
@@ -47,7 +49,7 @@ def train_step(
 def take_step(model: UNet, optimizer: Adam, images, labels, step, clip_norm: float | None):
     """`train_step` with arrays on the model's device. Nothing here waits for a GPU: whether the
     step is taken is decided there. Returns the loss as an array of no dimension."""
-    buffers = [buffer.value for buffer in model.named_buffers().values()]
+    buffers = _running(model)
     before = [buffer.copy() for buffer in buffers]
     logits, saved = model.forward(images, training=True, step=step)
     loss, loss_saved = cce_dice_loss_forward(logits, labels)
@@ -64,6 +66,35 @@ def take_step(model: UNet, optimizer: Adam, images, labels, step, clip_norm: flo
         buffer[...] = xp.where(finite, buffer, value)
     optimizer.step(finite)
     return xp.where(finite, loss, nan)
+
+
+class RepeatedStep:
+    """`train_step`, on a GPU recorded as soon as the shape of the batches repeats."""
+
+    def __init__(self):
+        self.recording: Recording | None = None
+
+    def __call__(
+        self, model: UNet, optimizer: Adam, images, labels, step, *, clip_norm: float | None = None
+    ) -> float:
+        arrays = optimizer.arrays() + _running(model)
+        if array_module(arrays[0]) is np:
+            return train_step(model, optimizer, images, labels, step, clip_norm=clip_norm)
+        self.recording = self.recording or Recording(array_module(arrays[0]))
+        inputs = (images, model.dtype), (labels, labels.dtype), (step, np.uint32)
+        memory = [loader.address(array) for array in arrays]
+        with _memory_error_explained(images.shape):
+            loss = self.recording(
+                lambda *inputs: take_step(model, optimizer, *inputs, clip_norm),
+                inputs,
+                key=(id(model), clip_norm, memory),
+            )
+            return float(loss)
+
+
+def _running(model: UNet) -> list:
+    """Batch norm's statistics, which a forward in training changes."""
+    return [buffer.value for buffer in model.named_buffers().values()]
 
 
 @contextmanager

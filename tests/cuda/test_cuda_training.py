@@ -12,7 +12,7 @@ import minibrain.functional as F
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 from minibrain.models import UNet
-from minibrain.optimizers import Adam, adam_inplace, gradient_norm, scale_inplace
+from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
 from minibrain.training import estimate_memory, train_step
 
 CONSTANTS = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
@@ -49,6 +49,14 @@ def test_adam_reads_its_numbers_from_the_device_when_it_runs():
         adam_inplace.reference(*want[:2], want[2:3], want[3:], number, **numbers)
         for array, expected in zip(got, want, strict=True):
             assert_close(array, expected, 8)
+
+
+def test_gradients_are_cleared_in_one_launch():
+    arrays = [on_device(np.full(shape, np.nan, np.float32)) for shape in [(3, 5), (1,), (1025,)]]
+    with emulated() as emulator:
+        clear_inplace(arrays)
+    assert emulator.launches == ["optimizers.clear"]
+    assert not any(array.get().any() for array in arrays)
 
 
 def test_gradients_are_scaled_by_a_number_on_the_device():

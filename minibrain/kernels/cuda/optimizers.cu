@@ -1,5 +1,5 @@
 // Adam over all parameters in one launch, each where it lies; the sum of their gradients' squares;
-// and gradients times a factor. Numbers that change from step to step are read from memory, so that
+// gradients times a factor, and gradients of 0. Numbers that change from step to step are read from memory, so that
 // launches can be recorded once and repeated.
 //
 //   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,
@@ -51,6 +51,12 @@ extern "C" __global__ void adam(float *mean, float *square, const Index *table, 
         float v = square[i] = b2 * square[i] + float(1 - beta2) * g * g;
         share.value[i] -= rate * m / (sqrtf(v / float(corrections[1])) + float(epsilon));
     }
+}
+
+extern "C" __global__ void clear(const Index *table, Index parameters) {
+    Share share(table, parameters);
+    for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x)
+        share.gradient[i] = 0;
 }
 
 extern "C" __global__ void scale(const Index *table, Index parameters, const double *factor) {

@@ -1,4 +1,4 @@
-"""Adam over all parameters in one launch, the norm of their gradients in two; see optimizers.cu."""
+"""What is done with all parameters or gradients at once, in one launch each; see optimizers.cu."""
 
 from functools import cache
 from itertools import accumulate
@@ -24,6 +24,14 @@ def adam_inplace(
     constants = map(float, (beta1, beta2, epsilon))
     arguments = [mean, square, table, len(values), *numbers, *constants]
     loader.launch("optimizers.adam", (blocks,), (THREADS,), arguments, shared_bytes=2 * 8)
+    return None
+
+
+def clear_inplace(arrays):
+    if not _plain(*arrays):
+        return NotImplemented
+    table, blocks = _table_of(arrays, arrays)
+    loader.launch("optimizers.clear", (blocks,), (THREADS,), [table, len(arrays)])
     return None
 
 
@@ -66,8 +74,10 @@ def _table_of(values, gradients):
 @cache
 def _table(xp, addresses, sizes):
     """What optimizers.cu calls a table; the same from step to step, so it is sent to the device
-    once. It stays there, since launches that are recorded read it again; it is small."""
+    once. It stays, since launches that are recorded read it again, and outlives the recording's
+    own memory; it is small."""
     begins = accumulate(sizes, initial=0)
     first_blocks = accumulate((ceil_divide(size, CHUNK) for size in sizes), initial=0)
     rows = [(*row, 0) for row in addresses]
-    return xp.asarray(np.array([*rows, tuple(begins), tuple(first_blocks)], np.int64))
+    with xp.cuda.using_allocator(xp.get_default_memory_pool().malloc):
+        return xp.asarray(np.array([*rows, tuple(begins), tuple(first_blocks)], np.int64))
