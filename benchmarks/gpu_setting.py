@@ -8,13 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain import models
-from minibrain.arrays import PRECISIONS, precision_dtype, to_device
+from minibrain.arrays import precision_dtype, to_device
 
-# relative, in the Frobenius norm, of results against float64
-TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-# of a whole network's gradients and losses: rounding moves values across ReLU's kink, and turns
-# signs, of which Adam's first steps are made
-NETWORK_TOLERANCE = {"fp32": 5e-3, "tf32": 3e-2, "bf16": 0.1}
+PRECISIONS = ("bf16", "fp32")
+# of a whole network's loss, and of losses during training, relative
+LOSS_TOLERANCE = {"fp32": 5e-3, "bf16": 0.1}
 
 
 class Setting(NamedTuple):
@@ -32,13 +30,8 @@ class Setting(NamedTuple):
         return {
             "full": cls("cuda", (2, 160, 160, 128, 4), (2, 48, 32, 32, 4), 20, 7, 99),
             "quick": cls("cuda", (2, 160, 160, 128, 4), (2, 32, 32, 32, 4), 20, 3, 3),
-            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 32, 16, 4), 3, 1, 2),
+            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 32, 16, 4), 2, 1, 2),
         }[mode]
-
-    @property
-    def precisions(self) -> list[str]:
-        """Those that minibrain has on this device."""
-        return [name for name in PRECISIONS if name in TOLERANCE]
 
     def synchronize(self) -> None:
         if self.device == "cuda":
@@ -72,8 +65,3 @@ def new_batch(shape, device):
     images = rng.standard_normal(shape).astype(np.float32)
     labels = rng.integers(0, 4, shape[:-1]).astype(np.uint8)
     return to_device(images, device), to_device(labels, device)
-
-
-def relative_error(got, exact) -> float:
-    difference = np.linalg.norm(np.subtract(got, exact, dtype=np.float64))
-    return float(difference / max(np.linalg.norm(exact), 1e-30))

@@ -9,6 +9,7 @@ from signal import SIGINT
 from tqdm import tqdm
 
 from minibrain.errors import InputError
+from minibrain.runs.interruption import terminable
 from minibrain.verbs import VERBS
 
 
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for declare in VERBS:
         declare(verbs)
+    if hasattr(sys.stdout, "reconfigure"):  # names of files may hold what it cannot print
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = vars(parser.parse_args(arguments))
     call = options.pop("call")
     return _exit_code(lambda: call(**options))
@@ -41,11 +44,16 @@ class _Parser(argparse.ArgumentParser):
 def _exit_code(call: Callable[[], int | None]) -> int:
     """What the user can mend is one line on stderr and exit code 2; a warning is one line, too."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), terminable():
             warnings.showwarning = _show_warning
             return call() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that may not be entered, a disk that fails, ...
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(error if str(error) else "interrupted", file=sys.stderr)

@@ -1,7 +1,6 @@
 """Adam, and a learning rate that is halved when progress stops."""
 
 from collections.abc import Iterable, Mapping
-from math import sqrt
 
 import numpy as np
 
@@ -37,18 +36,24 @@ def adam_update(gradient, mean, square, step, *, learning_rate, beta1, beta2, ep
 
 
 @fast_twin
-def adam_inplace(mean, square, values, gradients, step, **constants):
+def adam_inplace(mean, square, values, gradients, step, *, learning_rate, taken=True, **constants):
     """One step of Adam over many parameters: changes their values, and mean and square.
+
+    Step, learning rate and `taken` may be arrays of no dimension: on a GPU they are read there.
 
     Parameters
     ----------
     mean, square : (size of all parameters,), their moments end to end
     values, gradients : lists of arrays, one per parameter
     step : t, counted from 1
-    constants : learning_rate and the others of `adam_update`
+    taken : where it is false nothing changes
+    learning_rate, constants : as in `adam_update`
     """
+    if not taken:
+        return
+    constants |= {"learning_rate": float(learning_rate)}  # a float64 array would widen the update
     gradient = array_module(mean).concatenate([gradient.ravel() for gradient in gradients])
-    update, mean[:], square[:] = adam_update(gradient, mean, square, step, **constants)
+    update, mean[:], square[:] = adam_update(gradient, mean, square, int(step), **constants)
     start = 0
     for value in values:
         value += update[start : start + value.size].reshape(value.shape)
@@ -56,16 +61,35 @@ def adam_inplace(mean, square, values, gradients, step, **constants):
 
 
 @fast_twin
-def gradient_norm(gradients) -> float:
+def gradient_norm(gradients):
     """Square root of the sum of all squares, in float64: float32 overflows at 1e19."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = [(gradient.astype(np.float64) ** 2).sum() for gradient in gradients]
-        return sqrt(float(sum(squares)))
+        return array_module(gradients[0]).sqrt(sum(squares))
+
+
+@fast_twin
+def clear_inplace(arrays):
+    """Set every array to 0."""
+    for array in arrays:
+        array.fill(0)
+
+
+@fast_twin
+def scale_inplace(arrays, factor):
+    """Multiply every array with a number, which may be an array of no dimension."""
+    factor = float(factor)  # a float64 array would widen the products
+    with np.errstate(invalid="ignore"):
+        for array in arrays:
+            array *= factor
 
 
 class Adam:
     """Adam over all parameters at once: they are laid end to end, so that a step is a handful of
     array operations however many parameters there are.
+
+    Its numbers lie where its moments do, in arrays of no dimension, so that on a GPU a step that
+    is recorded once and repeated finds them as they are by then.
 
     Parameters
     ----------
@@ -85,38 +109,65 @@ class Adam:
         if isinstance(parameters, Mapping):
             parameters = parameters.values()
         self.parameters = list(parameters)
-        self.learning_rate = float(learning_rate)  # a NumPy float64 would make updates float64
         self.constants = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
-        self.steps = 0
+        self._steps, self._learning_rate = np.array(0, np.uint32), np.array(learning_rate, float)
         gradients = [parameter.grad for parameter in self.parameters]
         size = sum(gradient.size for gradient in gradients)
         self.mean, self.square = (array_module(gradients[0]).zeros(size) for _ in range(2))
         self._follow(gradients)
 
-    def step(self):
-        """Change every parameter in place, against its gradient."""
+    @property
+    def steps(self) -> int:
+        """How many were taken. Asking for it waits for the device."""
+        return int(self._steps)
+
+    @steps.setter
+    def steps(self, number: int):
+        self._steps[...] = number
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._learning_rate)
+
+    @learning_rate.setter
+    def learning_rate(self, value: float):
+        self._learning_rate[...] = value
+
+    def arrays(self) -> list:
+        """All that a step reads and changes, where the gradients are."""
+        self._follow([parameter.grad for parameter in self.parameters])
+        both = [array for p in self.parameters for array in (p.value, p.grad)]
+        return [*both, self.mean, self.square, self._steps, self._learning_rate]
+
+    def step(self, taken=True):
+        """Change every parameter in place, against its gradient; nothing unless `taken`, a bool or
+        an array of no dimension."""
         values = [parameter.value for parameter in self.parameters]
         gradients = [parameter.grad for parameter in self.parameters]
         self._follow(gradients)
-        self.steps += 1
+        self._steps += taken
         adam_inplace(
             self.mean,
             self.square,
             values,
             gradients,
-            self.steps,
-            learning_rate=self.learning_rate,
+            self._steps,
+            learning_rate=self._learning_rate,
+            taken=taken,
             **self.constants,
         )
 
     def _follow(self, gradients):
-        """Keep the moments where the gradients are, in the widest of their dtypes."""
-        widest = gradients[0].ravel()[:0].astype(np.result_type(*(g.dtype for g in gradients)))
-        self.mean, self.square = (like(m, widest) for m in (self.mean, self.square))
+        """Keep moments and numbers where the gradients are, the moments in the widest of their
+        dtypes."""
+        none, widest = gradients[0].ravel()[:0], np.result_type(*(g.dtype for g in gradients))
+        self.mean, self.square = (like(m, none.astype(widest)) for m in (self.mean, self.square))
+        self._steps, self._learning_rate = (
+            like(number, none.astype(number.dtype)) for number in (self._steps, self._learning_rate)
+        )
 
     def zero_grad(self):
-        for parameter in self.parameters:
-            parameter.grad.fill(0)
+        clear_inplace([parameter.grad for parameter in self.parameters])
 
 
 class HalveOnPlateau:

@@ -37,10 +37,11 @@ def random_uint16(start: int, stop: int, key: tuple[int, int, int], xp):
     Parameters
     ----------
     start, stop : numbers of the first and the one after the last
-    key : (seed, step, layer), seed below 2^64, step and layer below 2^32
+    key : (seed, step, layer), seed below 2^64, step and layer below 2^32; the step may be an array
+        of no dimension
     xp : numpy or cupy, where the result is made
     """
-    seed, step, layer = map(index, key)
+    seed, step, layer = (index(n.item() if hasattr(n, "item") else n) for n in key)
     if not (0 <= seed <= LOW << 32 | LOW and 0 <= step <= LOW and 0 <= layer <= LOW):
         raise ValueError(f"key must be (seed < 2^64, step < 2^32, layer < 2^32), got {key}")
     block = xp.arange(start // 8, -(-stop // 8), dtype=xp.uint64)

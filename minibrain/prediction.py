@@ -1,6 +1,5 @@
 """Segmentations of image files by a trained network."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,10 +13,11 @@ from minibrain.arrays import find_device
 from minibrain.data import nifti
 from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Case, Task, open_task, read_case
-from minibrain.data.prepare import Geometry, prepare_image, restore
+from minibrain.data.prepare import prepare_image, restore
+from minibrain.data.prepared import Geometry
 from minibrain.errors import InputError
 from minibrain.experiment import make_model, read_config
-from minibrain.files import make_folder
+from minibrain.files import make_folder, read_json
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
@@ -135,11 +135,11 @@ def find_cases(inputs: Iterable[str | Path], channels: int) -> list[Case]:
 
 
 def _read_task(path: Path) -> Task:
+    names = read_json(path, "the names of a task")
     try:
-        names = json.loads(path.read_bytes())
         channels, classes = tuple(names["channels"]), tuple(names["classes"])
         return Task(path.parent, names["name"], channels, classes, training=(), test=())
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise InputError(f"{path}: cannot be read as the names of a task: {error}") from error
 
 

@@ -49,7 +49,7 @@ class SoftmaxSaved(NamedTuple):
 
 class DropoutSaved(NamedTuple):
     rate: float
-    key: tuple[int, int, int]  # the mask is computed again from it
+    key: tuple  # (seed, step, layer): the mask is computed again from it
 
     @property
     def threshold(self):

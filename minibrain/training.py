@@ -2,15 +2,19 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
-from math import isfinite, nan, prod
+from math import nan, prod
 
 import numpy as np
 
-from minibrain.arrays import like
+from minibrain.arrays import array_module, like
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
-from minibrain.optimizers import Adam, gradient_norm
+from minibrain.optimizers import Adam, gradient_norm, scale_inplace
+
+WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 
 
 def train_step(
@@ -25,7 +29,8 @@ def train_step(
     ----------
     images : (N, *S, C) NumPy array, brought to the model's device and dtype
     labels : (N, *S) integer classes
-    step : number of this step, a part of the dropout key
+    step : number of this step, a part of the dropout key; on a GPU it may be there, in a uint32
+        array of no dimension
     clip_norm : largest norm of all gradients together; longer ones are scaled down to it
 
     Returns
@@ -36,26 +41,60 @@ def train_step(
     ------
     InputError : the memory does not suffice
     """
-    buffers = [buffer.value for buffer in model.named_buffers().values()]
-    before = [buffer.copy() for buffer in buffers]
     with _memory_error_explained(images.shape):
         images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
-        logits, saved = model.forward(images, training=True, step=step)
-        loss, loss_saved = cce_dice_loss_forward(logits, labels)
-        optimizer.zero_grad()
-        dlogits = cce_dice_loss_backward(1.0, loss_saved)
-        model.backward(dlogits, saved, input_gradient=False)
-    gradients = [parameter.grad for parameter in optimizer.parameters]
+        return float(take_step(model, optimizer, images, labels, step, clip_norm))
+
+
+def take_step(model: UNet, optimizer: Adam, images, labels, step, clip_norm: float | None):
+    """`train_step` with arrays on the model's device. Nothing here waits for a GPU: whether the
+    step is taken is decided there. Returns the loss as an array of no dimension."""
+    buffers = _running(model)
+    before = [buffer.copy() for buffer in buffers]
+    logits, saved = model.forward(images, training=True, step=step)
+    loss, loss_saved = cce_dice_loss_forward(logits, labels)
+    optimizer.zero_grad()
+    dlogits = cce_dice_loss_backward(1.0, loss_saved)
+    model.backward(dlogits, saved, input_gradient=False)
+
+    xp, gradients = array_module(logits), [parameter.grad for parameter in optimizer.parameters]
     norm = gradient_norm(gradients)
-    if not isfinite(float(loss) + norm):
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer[...] = value
-        return nan
-    if clip_norm is not None and norm > clip_norm:
-        for gradient in gradients:
-            gradient *= clip_norm / norm
-    optimizer.step()
-    return float(loss)
+    finite = xp.isfinite(loss + norm)
+    if clip_norm is not None:
+        scale_inplace(gradients, clip_norm / xp.maximum(norm, clip_norm))
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer[...] = xp.where(finite, buffer, value)
+    optimizer.step(finite)
+    return xp.where(finite, loss, nan)
+
+
+class RepeatedStep:
+    """`train_step`, on a GPU recorded as soon as the shape of the batches repeats."""
+
+    def __init__(self):
+        self.recording: Recording | None = None
+
+    def __call__(
+        self, model: UNet, optimizer: Adam, images, labels, step, *, clip_norm: float | None = None
+    ) -> float:
+        arrays = optimizer.arrays() + _running(model)
+        if array_module(arrays[0]) is np:
+            return train_step(model, optimizer, images, labels, step, clip_norm=clip_norm)
+        self.recording = self.recording or Recording(array_module(arrays[0]))
+        inputs = (images, model.dtype), (labels, labels.dtype), (step, np.uint32)
+        memory = [loader.address(array) for array in arrays]
+        with _memory_error_explained(images.shape):
+            loss = self.recording(
+                lambda *inputs: take_step(model, optimizer, *inputs, clip_norm),
+                inputs,
+                key=(id(model), clip_norm, memory),
+            )
+            return float(loss)
+
+
+def _running(model: UNet) -> list:
+    """Batch norm's statistics, which a forward in training changes."""
+    return [buffer.value for buffer in model.named_buffers().values()]
 
 
 @contextmanager
@@ -82,8 +121,8 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
 
     What forward saves is measured on a small input and scaled by the number of voxels. To it come
     parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works), and a fifth
-    of all for gaps between arrays.
+    works or, if larger, three of the largest activation while an operation works), a fifth of all
+    for gaps between arrays, and the blocks that fast twins work in.
 
     Parameters
     ----------
@@ -101,7 +140,8 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     scale = prod(batch_shape[:-1]) / prod(probe[:-1])
     parameters = sum(weight.nbytes for weight in weights)
     working = max(3 * parameters, scale * 3 * max(sizes))
-    return int(1.2 * (4 * parameters + scale * sum(sizes) + working))
+    workspace = WORKSPACE if array_module(weights[0]) is np else 0
+    return int(1.2 * (4 * parameters + scale * sum(sizes) + working)) + workspace
 
 
 def _arrays(value):

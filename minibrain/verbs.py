@@ -247,7 +247,8 @@ def _explain(verbs) -> None:
         "--output",
         default="explorer.html",
         metavar="FILE",
-        help="the page, one file that needs no network (default explorer.html)",
+        help="the page, one file that needs no network (default explorer.html); the record alone "
+        "if it ends in .json",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 

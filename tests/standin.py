@@ -6,10 +6,16 @@ methods and keywords that CuPy lacks are missing here too. In two things this mo
 NumPy's own functions refuse it, and what adds in no fixed order on a GPU (`add.at`, `bincount`
 with weights) is missing, because the same seed must give the same bits.
 
+While a stream captures, what is asked for is not done but recorded, and whoever would wait for the
+device is refused. Launching the graph does it all, on the same arrays. Where a result's shape is
+needed it is computed at once too, from whatever is there.
+
 The module is found as CuPy is: by the name of the package that the array type comes from.
 """
 
 import operator
+from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,11 +30,55 @@ MISSING = """
 """
 NOT_REPRODUCIBLE = {"bincount", "random"}
 MISSING_METHODS = {"ctypes", "getfield", "resize", "setfield", "setflags", "to_device"}
+WAITING_METHODS = {"item", "tobytes", "tolist"}
 MISSING_KEYWORDS = {"where", "initial", "subok", "like", "device", "mean"}
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 BINARY += ("lshift", "rshift")
 COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
 UNARY = ("neg", "pos", "abs", "invert")
+
+recorded = None  # while a stream captures, the list of what is to be done
+
+
+def do(work):
+    """Now, or when the graph is launched."""
+    work() if recorded is None else recorded.append(work)
+
+
+def _computed(work, *inputs):
+    """What `work` returns; unless that is a view of the inputs, a graph computes it again."""
+    with np.errstate() if recorded is None else np.errstate(all="ignore"):  # of what is not yet
+        result = _without_scalars(work())
+    if recorded is not None:
+        for number, array in enumerate(_arrays(result)):
+            if not any(np.may_share_memory(array, each) for each in _arrays(inputs)):
+                recorded.append(partial(_compute_again, array, work, number))
+    return result
+
+
+def _compute_again(array, work, number):
+    array[...] = list(_arrays(work()))[number]
+
+
+def _without_scalars(value):
+    """What reductions return: arrays of no dimension, as on a device."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_without_scalars, value))
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def _arrays(value):
+    """Host arrays and scalars in nested tuples and lists."""
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _arrays(item)
+    elif isinstance(value, np.ndarray | np.generic):
+        yield value
+
+
+def _wait():
+    if recorded is not None:
+        raise RuntimeError("the stream is capturing: nothing can be waited for")
 
 
 class ndarray:
@@ -46,13 +96,19 @@ class ndarray:
         raise TypeError(f"numpy.{function.__name__} was called with an array of a device")
 
     def get(self):
+        _wait()
         return self._host.copy()
 
     def __getattr__(self, name):
         if name.startswith("__") or name in MISSING_METHODS:
             raise AttributeError(f"arrays of CuPy have no {name}")
+        if name in WAITING_METHODS:
+            _wait()
         value = getattr(self._host, name)
-        return _on_device(value) if callable(value) else _wrap(value)
+        return _on_device(value, self._host) if callable(value) else _wrap(value)
+
+    def fill(self, value):
+        self[...] = value
 
     def __len__(self):
         return len(self._host)
@@ -61,18 +117,22 @@ class ndarray:
         return (ndarray(item) for item in self._host)
 
     def __getitem__(self, index):
-        return ndarray(self._host[_unwrap(index)])
+        host, index = self._host, _unwrap(index)
+        return ndarray(_computed(lambda: np.asarray(host[index]), host))
 
     def __setitem__(self, index, value):
-        self._host[_unwrap(index)] = _unwrap(value)
+        do(partial(operator.setitem, self._host, _unwrap(index), _unwrap(value)))
 
     def __bool__(self):
+        _wait()
         return bool(self._host)
 
     def __int__(self):
+        _wait()
         return int(self._host)
 
     def __float__(self):
+        _wait()
         return float(self._host)
 
     def __repr__(self):
@@ -98,16 +158,19 @@ def _wrap(value):
     return value
 
 
-def _on_device(function):
-    """A function of host arrays as one of device arrays."""
+def _on_device(function, *inputs):
+    """A function of host arrays as one of device arrays; a method has its array as input."""
 
     def call(*arguments, **keywords):
         if refused := MISSING_KEYWORDS & keywords.keys():
             raise TypeError(f"CuPy does not take {', '.join(refused)}")
+        arguments, out = _unwrap(arguments), _unwrap(keywords.get("out"))
         keywords = {name: _unwrap(value) for name, value in keywords.items()}
-        result = function(*_unwrap(arguments), **keywords)
-        out = keywords.get("out")
-        return ndarray(out) if out is not None else _wrap(result)
+        work = partial(function, *arguments, **keywords)
+        if out is not None:
+            do(work)
+            return ndarray(out)
+        return _wrap(_computed(work, inputs, arguments))
 
     return call
 
@@ -124,7 +187,7 @@ def _operator(name, reflected=False):
 
     def binary(self, other):
         pair = self._host, _unwrap(other)
-        return _wrap(function(*(pair[::-1] if reflected else pair)))
+        return _wrap(_computed(partial(function, *(pair[::-1] if reflected else pair))))
 
     return binary
 
@@ -133,7 +196,7 @@ def _in_place(name):
     function = getattr(operator, f"__i{name}__")
 
     def binary(self, other):
-        self._host = function(self._host, _unwrap(other))
+        do(partial(function, self._host, _unwrap(other)))
         return self
 
     return binary
@@ -141,7 +204,7 @@ def _in_place(name):
 
 def _unary(name):
     function = getattr(operator, f"__{name}__")
-    return lambda self: _wrap(function(self._host))
+    return lambda self: _wrap(_computed(partial(function, self._host)))
 
 
 for _name in BINARY:
@@ -158,6 +221,7 @@ def asarray(values, dtype=None):
     """Copy to the device: the one door for NumPy arrays."""
     if isinstance(values, ndarray):
         return values if dtype in (None, values.dtype) else values.astype(dtype)
+    _wait()  # the host's memory would have to stay as it is
     return ndarray(np.array(values, dtype))
 
 
@@ -174,6 +238,89 @@ lib = SimpleNamespace(
         as_strided=_on_device(np.lib.stride_tricks.as_strided),
         sliding_window_view=_on_device(np.lib.stride_tricks.sliding_window_view),
     )
+)
+
+
+class Stream:
+    current = None  # the stream that is
+
+    def __init__(self, non_blocking=False):
+        self.before = []
+
+    def __enter__(self):
+        self.before.append(Stream.current)
+        Stream.current = self
+        return self
+
+    def __exit__(self, *error):
+        Stream.current = self.before.pop()
+
+    def begin_capture(self):
+        global recorded
+        assert Stream.current is self is not NULL
+        assert recorded is None
+        recorded = []
+
+    def end_capture(self):
+        global recorded
+        work, recorded = recorded, None
+        return Graph(work)
+
+    def record(self):
+        return self
+
+    def wait_event(self, event):
+        assert recorded is None, "a graph would wait for what comes before it is recorded"
+
+    def synchronize(self):
+        _wait()
+
+
+NULL = Stream.current = Stream()
+
+
+class Graph:
+    def __init__(self, work):
+        self.work = work
+
+    def launch(self):
+        for each in self.work:
+            each()
+
+
+class MemoryPool:
+    """Has no memory; what is told apart is who would be asked for it."""
+
+    def __init__(self, allocator=None):
+        self.allocator = allocator
+
+    def malloc(self, size):
+        return self.allocator(size)
+
+
+DEFAULT_POOL = MemoryPool()
+allocator = DEFAULT_POOL.malloc  # at present
+
+
+@contextmanager
+def using_allocator(other):
+    global allocator
+    before, allocator = allocator, other
+    try:
+        yield
+    finally:
+        allocator = before
+
+
+def get_default_memory_pool():
+    return DEFAULT_POOL
+
+
+cuda = SimpleNamespace(
+    Stream=Stream,
+    MemoryPool=MemoryPool,
+    get_current_stream=lambda: Stream.current,
+    using_allocator=using_allocator,
 )
 
 

@@ -28,7 +28,7 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training inference",
+        "optimizers metrics data training inference selftest",
         "runs report.plots",
         "evaluation report",
         "experiment",

@@ -157,6 +157,21 @@ def test_the_learning_rate_may_change_between_steps():
     np.testing.assert_allclose(parameter.value, -1.5, rtol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_step_that_is_not_taken_changes_nothing_and_is_not_counted(dtype):
+    parameters = make(dtype)
+    optimizer = Adam(parameters, learning_rate=0.1)
+    set_gradients(parameters, 0)
+    optimizer.step()
+    before = flat(parameters), optimizer.mean.copy(), optimizer.square.copy()
+    optimizer.step(taken=np.bool_(False))
+    for array, was in zip(
+        (flat(parameters), optimizer.mean, optimizer.square), before, strict=True
+    ):
+        assert np.array_equal(array, was)
+    assert optimizer.steps == 1
+
+
 def test_adam_finds_the_bottom_of_a_bowl():
     parameter = Parameter(np.array([5.0, -3.0]))
     optimizer = Adam([parameter], learning_rate=0.1)

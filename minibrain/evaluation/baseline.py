@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from minibrain.data.prepare import PreparedCase
+from minibrain.data.prepared import PreparedCase
 
 VOXELS_PER_CASE = 5000  # that the classifier learns from
 # OpenMP's threads wait for each other without sleeping: where other programs compute, the trees

@@ -1,6 +1,5 @@
 """Runs side by side: the same held-out cases, judged in the same space, case for case."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import score_run, write_report
 from minibrain.evaluation.scores import Evaluation
-from minibrain.files import make_folder, replacing
+from minibrain.files import make_folder, write_json
 from minibrain.metrics import SCORES
 from minibrain.report.page import JudgedRun
 from minibrain.report.tables import plain, scores_as_dict
@@ -49,8 +48,7 @@ def compare(
     output = Path(output)
     make_folder(output)
     content = [_as_dict(run, first) for run in judged]
-    with replacing(output / "comparison.json") as file:
-        file.write(json.dumps(content, indent=1).encode())
+    write_json(output / "comparison.json", content)
     report = output / "comparison.html"
     title = f"{len(runs)} runs on the same cases"
     write_report(report, title, task, judged, [run.predictions for run in runs])

@@ -4,7 +4,6 @@ Scores are taken from the files on the disk, in the space of the label files. So
 judged again at any time, and predictions that come from elsewhere are judged in the same way.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
@@ -15,12 +14,13 @@ from tqdm import tqdm
 
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task, open_task, read_case
-from minibrain.data.prepare import PreparedCase, restore
+from minibrain.data.prepare import restore
+from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 from minibrain.evaluation.background import FalseAlarms, false_alarms
 from minibrain.evaluation.baseline import voxelwise_classifier
 from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
-from minibrain.files import make_folder, replacing
+from minibrain.files import make_folder, write_json
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
@@ -199,8 +199,7 @@ def _write_results(
     output: Path, task: Task, judged: JudgedRun, predictions: Path, summary: dict
 ) -> Path:
     report, scores = output / "report.html", output / "scores.csv"
-    with replacing(output / "summary.json") as file:
-        file.write(json.dumps(summary, indent=1).encode())
+    write_json(output / "summary.json", summary)
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
     cases = _counted(len(judged.evaluation.cases), "case")

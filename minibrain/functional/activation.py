@@ -55,14 +55,14 @@ def softmax_backward(dy, saved: SoftmaxSaved):
 
 
 @fast_twin
-def dropout_forward(x, rate: float, key: tuple[int, int, int]):
+def dropout_forward(x, rate: float, key: tuple):
     """Set values to 0 with probability `rate` and scale the others so that the mean stays.
 
     Parameters
     ----------
     x : array of any shape
     rate : in [0, 1), rounded to a multiple of 2^-16
-    key : (seed, step, layer), which alone decide the mask
+    key : (seed, step, layer), which alone decide the mask; the step may be an array of no dimension
 
     Returns
     -------

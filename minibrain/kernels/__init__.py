@@ -5,14 +5,16 @@ the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy ar
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
 reference. What one saves for backward the other can use: both know only `minibrain.saved`.
 
-Whoever wants to know of every call puts a function among `listeners`. With MINIBRAIN_TRACE=1 in
-the environment one is there from the start: it says on stderr who computed it, how long that took,
+Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
+listener is there from the start: it says on stderr who computed it, how long that took,
 and of a convolution how many GFLOP/s that were, counted as a direct one.
 """
 
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -67,6 +69,16 @@ def fast_twin(reference):
 
     operation.reference, operation.fast = reference, fast
     return operation
+
+
+@contextmanager
+def listening(listen: Callable[[Call], None]):
+    """Let a function hear of every call of an operation, when it is over."""
+    listeners.append(listen)
+    try:
+        yield
+    finally:
+        listeners.remove(listen)
 
 
 def _first_array(values):

@@ -93,7 +93,8 @@ class UNet:
         ----------
         x : (N, *S, in_channels), every axis of S a multiple of 2^(levels − 1)
         training : dropout and batch statistics, and save what backward needs
-        step : number of the training step, a part of the dropout key
+        step : number of the training step, a part of the dropout key; on a GPU it may be there, in
+            a uint32 array of no dimension
 
         Returns
         -------

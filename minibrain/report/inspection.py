@@ -31,12 +31,7 @@ def inspection_text(found: Inspection) -> str:
 
 
 def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
-    """Write distributions.png and slices.png, the slices with most tumour, into a folder.
-
-    Returns
-    -------
-    paths : of the two
-    """
+    """Write distributions.png and slices.png, the slices with most tumour; returns their paths."""
     make_folder(folder)
     paths = [folder / "distributions.png", folder / "slices.png"]
     _plot_distributions(found.task, found.contents, paths[0])

@@ -1,12 +1,12 @@
 """What a finished run left behind, as others read it: to judge it again, or beside other runs."""
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from minibrain.data import split
 from minibrain.errors import InputError
+from minibrain.files import read_json
 
 # What must be in them, and of what kind it is.
 CONFIG = {"batch_size": int, "learning_rate": float, "device": str}
@@ -92,13 +92,12 @@ def read_run(path: str | Path) -> FinishedRun:
 
 
 def _read_json(path: Path, kinds: dict[str, type]) -> dict:
-    try:
-        content = json.loads(path.read_bytes())
-        wrong = [key for key, kind in kinds.items() if not _is(content.get(key), kind)]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    if wrong:
-        raise InputError(f"{path}: {', '.join(wrong)}: missing or not as a run leaves it behind")
+    what = "what a run leaves behind"
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no JSON object, expected {what}")
+    if wrong := [key for key, kind in kinds.items() if not _is(content.get(key), kind)]:
+        raise InputError(f"{path}: {', '.join(wrong)}: missing, or not {what}")
     return content
 
 

@@ -16,6 +16,7 @@ from math import isfinite, nan
 import numpy as np
 from tqdm import tqdm
 
+from minibrain.arrays import array_module
 from minibrain.data.loader import batches
 from minibrain.errors import InputError
 from minibrain.models import UNet
@@ -23,7 +24,7 @@ from minibrain.optimizers import Adam, HalveOnPlateau
 from minibrain.runs.environment import describe_environment
 from minibrain.runs.interruption import Interrupted, Interruption
 from minibrain.runs.run_folder import RunFolder
-from minibrain.training import train_step
+from minibrain.training import RepeatedStep, train_step
 
 SECONDS_BETWEEN_SAVES = 300  # within an epoch
 MOST_SKIPPED = 10  # steps in a row without a finite loss and gradient
@@ -69,6 +70,8 @@ class Trainer:
         self.model, self.samples, self.validate, self.cases = model, samples, validate, cases
         self.optimizer = Adam(model.named_parameters(), learning_rate=config["learning_rate"])
         self.schedule = HalveOnPlateau(self.optimizer) if config["halve_on_plateau"] else None
+        on_gpu = array_module(self.optimizer.mean) is not np
+        self.repeated_step = RepeatedStep() if on_gpu else None
         self.environment = describe_environment(config["device"])
         self.progress, self.saved_at, self.waited = Progress(), time.monotonic(), 0.0
 
@@ -77,7 +80,8 @@ class Trainer:
 
         Raises
         ------
-        InputError : no checkpoint can be read, or it is from other data or another configuration
+        InputError : no checkpoint can be read, or it is from other data, another configuration or
+            a later epoch than the last
         """
         about = self.folder.load(self.model, self.optimizer)
         if about is None:
@@ -149,7 +153,8 @@ class Trainer:
 
     def _step(self, batch) -> None:
         optimizer, progress = self.optimizer, self.progress
-        loss = train_step(
+        take_step = self.repeated_step or train_step
+        loss = take_step(
             self.model,
             optimizer,
             batch.images,
@@ -191,6 +196,9 @@ class Trainer:
             if was != found:
                 path = self.folder.config
                 raise InputError(f"{path}: {name} is {found}, but the run was trained with {was}")
+        done = len(about["progress"]["history"])
+        if now["epochs"] < done:
+            raise InputError(f"epochs: got {now['epochs']}, but the run has done {done} already")
         if about["data"] != self.data:
             raise InputError(
                 f"{self.folder.path}: the cases or their split are not those the run was trained on"

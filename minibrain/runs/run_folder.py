@@ -12,16 +12,16 @@ report.html                     the same to look at, with slices
 
 import csv
 import io
-import json
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from minibrain.data import split
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
-from minibrain.files import Lock, make_folder, replacing
+from minibrain.files import Lock, make_folder, remove_leftovers, replacing, write_json
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.report.plots import plot_progress
@@ -40,12 +40,12 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
+        self.damaged = path / "checkpoints/damaged.npz"
         self.task, self.cost = path / "task.json", path / "cost.json"
         self.summary = path / "summary.json"
         self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
-        for leftover in path.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(path)
 
     @classmethod
     def claim(cls, output: str | None, network: str) -> "RunFolder":
@@ -96,7 +96,7 @@ class RunFolder:
 
     def start(self, config: dict, parts: split.Split) -> None:
         """Write what is known before the first step; first the file that `reopen` asks for."""
-        _write_json(self.config, config)
+        write_json(self.config, config)
         split.save(parts, self.splits)
         for name in ("checkpoints", "predictions", "background"):
             make_folder(self.path / name)
@@ -115,6 +115,8 @@ class RunFolder:
     def load(self, model: UNet, optimizer: Adam) -> dict | None:
         """Read last.npz or, with a warning if it is damaged or gone, previous.npz.
 
+        What is damaged becomes damaged.npz, so that it never takes the place of previous.npz.
+
         Returns
         -------
         about : as it was saved, or None where nothing has been saved yet
@@ -131,7 +133,10 @@ class RunFolder:
             if not self.previous.exists():
                 raise
             warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
-            return checkpoint.load_training(self.previous, model, optimizer)
+            about = checkpoint.load_training(self.previous, model, optimizer)
+            with suppress(FileNotFoundError):
+                self.last.replace(self.damaged)
+            return about
 
     def record(self, history: Sequence[dict]) -> None:
         """Write the table and the plot of all epochs so far, one dict each."""
@@ -146,10 +151,10 @@ class RunFolder:
     def write_task(self, task: Task) -> None:
         """What predicting must know of the task, which may be elsewhere by then."""
         names = {"name": task.name, "channels": task.channels, "classes": task.classes}
-        _write_json(self.task, names)
+        write_json(self.task, names)
 
     def write_summary(self, summary: dict) -> None:
-        _write_json(self.summary, summary)
+        write_json(self.summary, summary)
 
     def _is_unused(self) -> bool:
         return {path.name for path in self.path.iterdir()} <= {".lock"}
@@ -166,8 +171,3 @@ def _make_first_free(parent: Path, stem: str) -> Path:
             continue
         except OSError as error:
             raise InputError(f"{path}: cannot be made: {error.strerror}") from error
-
-
-def _write_json(path: Path, value) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(value, indent=1).encode())

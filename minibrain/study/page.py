@@ -1,4 +1,5 @@
-"""The explorer: one HTML file that needs nothing else, made of a trace and the parts beside it."""
+"""The explorer: one HTML file that needs nothing else, made of a trace and the parts beside it;
+or the trace alone."""
 
 import html
 import json
@@ -7,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from minibrain.files import replacing
+from minibrain.layers import GatedConcat
 from minibrain.models import UNet
 from minibrain.study.formulas import FORMULAS
 from minibrain.study.pictures import Picture
@@ -14,8 +16,8 @@ from minibrain.study.records import Measure, Node, Trace
 from minibrain.study.sources import operation_sources, source
 
 SCRIPTS = (
-    *("arithmetic", "draw", "u", "lens", "network"),
-    *("rows", "grids", "facts", "convolution", "loss", "page"),
+    *("arithmetic", "draw", "controls", "code", "u", "lens", "network"),
+    *("rows", "grids", "slices", "facts", "bench", "convolution", "kinds", "loss", "page"),
 )
 
 
@@ -33,6 +35,12 @@ def write_page(path: Path, title: str, trace: Trace, scene: dict[str, Picture], 
     data = {"title": title, **trace_data(trace), "scene": pictures, **names}
     with replacing(path) as file:
         file.write(page(title, data).encode())
+
+
+def write_record(path: Path, title: str, trace: Trace) -> None:
+    """Write one traced step as JSON, without pictures."""
+    with replacing(path) as file:
+        file.write(json.dumps({"title": title, **trace.as_json()}, indent=1).encode())
 
 
 def page(title: str, data: dict) -> str:
@@ -63,7 +71,14 @@ def trace_data(trace: Trace) -> dict:
         "formulas": {name: FORMULAS[name]._asdict() for name in operations},
         "sources": {
             **{name: operation_sources(name) for name in operations},
-            "skip": {"forward": [source(UNet.forward)], "backward": [source(UNet.backward)]},
+            "skip": {
+                "forward": [source(UNet.forward, mark="skips.append(")],
+                "backward": [source(UNet.backward, mark="dskips.pop()")],
+            },
+            "signal": {
+                "forward": [source(GatedConcat.forward, mark="attention_gate_forward(")],
+                "backward": [source(GatedConcat.backward, mark="dx + dsignal")],
+            },
         },
     }
 
@@ -74,6 +89,7 @@ def _pictures(trace: Trace, node: Node) -> dict:
     return {
         "picture": _json(node.result),
         "gradient": _json(node.arriving),
+        "meets_in": "signal" if any(use.gradient == "dsignal" for use in node.uses) else "skip",
         "meeting": [
             {
                 "from": name,

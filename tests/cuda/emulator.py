@@ -31,8 +31,9 @@ COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared",
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
 GUARD = 1024  # elements on either side of an array
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
-POISON = {2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF), 8: np.uint64(0x7FF7FFFFFFFFFFFF)}
-KINDS = str.maketrans("uV", "if")  # of dtypes, as kernels tell them apart
+POISON = {1: np.uint8(0xBF), 2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF)}
+POISON[8] = np.uint64(0x7FF7FFFFFFFFFFFF)
+KINDS = str.maketrans("uVb", "ifi")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
 LATE_COPIES = 4  # to be added to a schedule
 HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
@@ -63,14 +64,18 @@ class Emulator:
 
     def launch(self, name, grid, block, arguments, shared_bytes=0):
         """`loader.launch`."""
+        arguments = [loader.packed(argument) for argument in arguments]
+        real = loader.real_type(arguments)
+        standin.do(lambda: self._run(name, grid, block, arguments, real, shared_bytes))
+
+    def _run(self, name, grid, block, values, real, shared_bytes):
         grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
-        values = [loader.packed(argument) for argument in arguments]
         arrays = [value._host for value in values if _is_on_device(value)]
         large = any(array.nbytes > LARGE for array in arrays)
         guarded = {_place(array): _Guarded(array) for array in arrays if not large}
         pointers = [_parameter(value, guarded) for value in values]
         array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
-        run, signature = self._kernel(name, loader.real_type(arguments))
+        run, signature = self._kernel(name, real)
         _check_types(name, signature, values)
         self.launches.append(name)
         for first, end in _ends(prod(grid)) if large else [(0, prod(grid))]:
@@ -188,6 +193,6 @@ def emulated(schedule=0, edit=None, empty=None):
 
 
 def _poisoned(shape, dtype):
-    array = np.empty(shape, dtype)
-    array.reshape(-1).view(np.uint8)[:] = 0xFF
-    return standin.asarray(array)
+    array = standin.ndarray(np.empty(shape, dtype))
+    standin.do(lambda: array._host.reshape(-1).view(np.uint8).fill(0xFF))
+    return array

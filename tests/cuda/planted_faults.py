@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import test_cuda_offsets as offsets
 import test_cuda_operations as operations
+import test_cuda_training as training
+import test_graph
 from compare import BFLOAT16, check_pair, on_device, random
 from emulator import SCHEDULES, emulated
 
@@ -48,9 +50,13 @@ def pair(*call, dtype=np.float32):
     return check
 
 
-def far(test, *arguments):
-    """A test on arrays with offsets past 2^31; it has one schedule."""
+def once(test, *arguments):
+    """A test with one schedule, as those on arrays with offsets past 2^31."""
     return lambda schedule: test(*arguments)
+
+
+def repeated_steps(schedule):
+    test_graph.check_repeated(schedule=schedule)
 
 
 def label_of_no_class(schedule):
@@ -75,7 +81,10 @@ short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
 softmax = pair("softmax", (X,), {}, 10, dtype=BFLOAT16)
 concat = pair("concat", (X, X[..., :2]), {}, 0)
 upsample = pair("upsample", (X,), {}, 8)
-far_conv = far(offsets.test_convolution, "conv", random(RNG, (3, 32, 32)), {"padding": 1}, False)
+adam = training.test_adam_changes_many_parameters_at_once
+numbers_of_adam = once(training.test_adam_reads_its_numbers_from_the_device_when_it_runs)
+scaled = once(training.test_gradients_are_scaled_by_a_number_on_the_device)
+far_conv = once(offsets.test_convolution, "conv", random(RNG, (3, 32, 32)), {"padding": 1}, False)
 
 BARRIER = "__syncthreads();"
 FAULTS = [
@@ -152,12 +161,24 @@ FAULTS = [
     Fault("labels not counted", "loss.cu", "counted == voxels ?", "true ?", label_of_no_class),
     Fault("elements beyond the last", "activation.cu", "if (element >= size) return;", "", dropout),
     Fault("nine rounds", "common.cuh", "round < 10", "round < 9", dropout),
-    Fault("step and layer exchanged", "common.cuh", "d.layer, d.step", "d.step, d.layer", dropout),
+    Fault("step and layer exchanged", "common.cuh", "unsigned step, layer,",
+          "unsigned layer, step,", dropout),
+    Fault("the step of when it was recorded", "common.cuh",
+          "d.step_place ? *d.step_place : d.step", "d.step", repeated_steps),
+    Fault("Adam's step of when it was recorded", "optimizers.cu", "double(*step)", "1.0", adam),
+    Fault("the rate of when it was recorded", "optimizers.cu",
+          "rate = *learning_rate /", "rate = 1e-2 /", numbers_of_adam),
+    Fault("a step taken that is not finite", "optimizers.cu", "if (!*taken) return;", "",
+          numbers_of_adam),
+    Fault("missing barrier after Adam's corrections", "optimizers.cu",
+          f"{BARRIER}\n    float b1", "float b1", adam),
+    Fault("gradients scaled by another number", "optimizers.cu", "by = *factor", "by = factor[1]",
+          scaled),
 ]  # fmt: skip
 
 FAR_FAULTS = [
     Fault("32 bits: number of a thread", "common.cuh", "return blockIdx.x * (Index)blockDim.x",
-          "return int(blockIdx.x) * int(blockDim.x)", far(offsets.test_concatenation)),
+          "return int(blockIdx.x) * int(blockDim.x)", once(offsets.test_concatenation)),
     Fault("32 bits: a convolution's sample", "conv.cu",
           "x += blockIdx.z * (Index)from_voxels * inputs;",
           "x += int(blockIdx.z * from_voxels * inputs);", far_conv),
@@ -172,17 +193,17 @@ FAR_FAULTS = [
     Fault("32 bits: a pool's sample", "pooling.cu",
           "x += e.sample * geometry.input_voxels() * channels + e.channel;",
           "x += int(e.sample * geometry.input_voxels() * channels + e.channel);",
-          far(offsets.check, "max_pool", offsets.small())),
+          once(offsets.check, "max_pool", offsets.small())),
     Fault("32 bits: a sum over voxels", "reduce.cu", "x[voxel * channels + channel]",
-          "x[int(voxel * channels + channel)]", far(offsets.test_sums_over_voxels)),
+          "x[int(voxel * channels + channel)]", once(offsets.test_sums_over_voxels)),
     Fault("32 bits: a loss's voxel", "loss.cu",
           "Index i = (group + voxel) * channels", "int i = (group + voxel) * channels",
-          far(offsets.test_losses)),
+          once(offsets.test_losses)),
     Fault("32 bits: a norm's group", "normalization.cu",
           "Index group = blockIdx.z * voxels", "int group = blockIdx.z * voxels",
-          far(offsets.test_norm_and_relu)),
+          once(offsets.test_norm_and_relu)),
     Fault("32 bits: Adam's moments", "optimizers.cu", "mean += share.begin, square",
-          "mean += int(share.begin), square", far(offsets.test_adam)),
+          "mean += int(share.begin), square", once(offsets.test_adam)),
 ]  # fmt: skip
 
 

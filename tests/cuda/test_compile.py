@@ -30,7 +30,8 @@ def test_it_compiles_and_spills_nothing(compiler, file, architecture, real):
     cubin, log = compiler.compile(loader.source(file), f"{file}.cu", options)
     assert cubin.startswith(b"\x7fELF")
     spills = re.findall(r"(\d+) bytes spill stores", log)
-    assert len(spills) == loader.source(file).count('extern "C" __global__')
+    kernels = loader.source(file).count('extern "C" __global__')
+    assert log.count("Compiling entry function") == kernels <= len(spills)
     assert set(spills) == {"0"}
 
 

@@ -157,8 +157,8 @@ def test_arrays_and_structs_arrive_as_they_are():
         [1, 5, 6], [1, 2, 6], [1, 3, 2], [1, 2, 1], [0, 1, 2], [1, 1, 3]
     ]  # fmt: skip
     dropout = packed_dropout(DropoutSaved(0.5, (2**64 - 1, 2**32 - 1, 3)))
-    assert dropout.nbytes == 24  # as in C: no padding is needed
-    assert dropout.tolist() == (2**64 - 1, 2**32 - 1, 3, 2**15, 2)
+    assert dropout.nbytes == 32  # as in C: no padding is needed
+    assert dropout.tolist() == (2**64 - 1, 0, 2**32 - 1, 3, 2**15, 2)
 
 
 def test_a_launch_loads_a_file_once_and_in_the_type_of_its_arrays(compiled, monkeypatch):

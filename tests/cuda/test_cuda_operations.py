@@ -249,6 +249,29 @@ def test_dropout_draws_the_same_bits_as_numpy():
         assert host(got).tobytes() == want.tobytes()
 
 
+def test_the_step_of_a_dropout_key_may_lie_on_the_device():
+    """It is read when the kernel runs, by every kernel that draws."""
+    step = standin.asarray(np.uint32(0))
+    for number in (7, 2**32 - 1):
+        step[...] = number
+        known, unknown = (2**40 + 3, number, 1), (2**40 + 3, step, 1)
+        with emulated() as emulator:
+            for operation, arguments in (
+                (F.dropout_forward, ()),
+                (F.norm_relu_forward, (GAMMA, BETA)),
+            ):
+                (want, _), (got, _) = (
+                    operation(*map(on_device, (X, *arguments)), rate=0.4, key=key)
+                    for key in (known, unknown)
+                )
+                assert host(got).tobytes() == host(want).tobytes()
+            assert emulator.launches.count("activation.dropout") == 2
+            assert emulator.launches.count("normalization.norm_relu") == 2
+        left_to_reference, _ = F.dropout_forward.reference(on_device(X), 0.4, unknown)
+        want, _ = F.dropout_forward.reference(X, 0.4, known)
+        assert host(left_to_reference).tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "options"),
     [

@@ -12,7 +12,7 @@ import minibrain.functional as F
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 from minibrain.models import UNet
-from minibrain.optimizers import Adam, adam_inplace, gradient_norm
+from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
 from minibrain.training import estimate_memory, train_step
 
 CONSTANTS = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
@@ -36,16 +36,53 @@ def test_adam_changes_many_parameters_at_once(schedule):
         assert_close(got, want, 8)
 
 
+def test_adam_reads_its_numbers_from_the_device_when_it_runs():
+    step, rate, taken = (standin.asarray(n) for n in (np.uint32(0), np.float64(0), np.bool_(0)))
+    arrays = [np.full(1500, number, np.float32) for number in (0.1, 0.2, 0.3, 0.4)]
+    want, got = (list(map(copy, arrays)) for copy in (np.copy, on_device))
+    for number, learning_rate, is_taken in ((3, 1e-2, True), (4, 2e-3, False), (5, 1e-3, True)):
+        step[...], rate[...], taken[...] = number, learning_rate, is_taken
+        numbers = CONSTANTS | {"learning_rate": rate, "taken": taken}
+        with emulated():
+            adam_inplace(*got[:2], got[2:3], got[3:], step, **numbers)
+        numbers = CONSTANTS | {"learning_rate": learning_rate, "taken": is_taken}
+        adam_inplace.reference(*want[:2], want[2:3], want[3:], number, **numbers)
+        for array, expected in zip(got, want, strict=True):
+            assert_close(array, expected, 8)
+
+
+def test_gradients_are_cleared_in_one_launch():
+    arrays = [on_device(np.full(shape, np.nan, np.float32)) for shape in [(3, 5), (1,), (1025,)]]
+    with emulated() as emulator:
+        clear_inplace(arrays)
+    assert emulator.launches == ["optimizers.clear"]
+    assert not any(array.get().any() for array in arrays)
+
+
+def test_gradients_are_scaled_by_a_number_on_the_device():
+    arrays = [random(np.random.default_rng(0), shape) for shape in [(3, 5), (1,), (1025,)]]
+    factor = standin.asarray(np.float64(1 / 3))
+    scaled = list(map(on_device, arrays))
+    with emulated() as emulator:
+        scale_inplace(scaled, factor)
+    assert emulator.launches == ["optimizers.scale"]
+    scale_inplace.reference(arrays, 1 / 3)
+    for got, want in zip(scaled, arrays, strict=True):
+        assert got.get().tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_norm_of_all_gradients(schedule):
     rng = np.random.default_rng(0)
     gradients = [random(rng, shape) for shape in [(3, 3, 2, 5), (1,), (1025,), (7, 400)]]
     with emulated(schedule) as emulator:
         got = gradient_norm(list(map(on_device, gradients)))
-        assert gradient_norm([on_device(np.full(4, 1e25, np.float32))]) == pytest.approx(2e25)
-        assert np.isnan(gradient_norm([on_device(np.array([np.nan], np.float32))]))
+        large = gradient_norm([on_device(np.full(4, 1e25, np.float32))])
+        none = gradient_norm([on_device(np.array([np.nan], np.float32))])
     assert emulator.launches == ["optimizers.sum_squares", "reduce.add_parts_to_double"] * 3
-    assert got == pytest.approx(gradient_norm.reference(gradients), rel=1e-13)
+    assert float(large) == pytest.approx(2e25)
+    assert np.isnan(float(none))
+    assert float(got) == pytest.approx(gradient_norm.reference(gradients), rel=1e-13)
 
 
 NETWORKS = {
@@ -168,7 +205,7 @@ def test_nothing_of_a_training_step_is_left_to_the_reference(monkeypatch):
     monkeypatch.setattr(standin.ndarray, "__float__", lambda self: floats.append(self) or 0.0)
     with emulated():
         train_step(model, optimizer, images, labels, step=0)
-    assert len(floats) == 3  # for the loss and the norm of the gradients, when all is computed
+    assert len(floats) == 1  # the loss, when all is computed
 
 
 @pytest.mark.parametrize("allocations", [0, 1, 40, 90])

@@ -7,11 +7,16 @@ from minibrain.kernels.cpu.threads import each, scratch
 BLOCK_VALUES = 2**16
 
 
-def adam_inplace(mean, square, values, gradients, step, *, learning_rate, beta1, beta2, epsilon):
+def adam_inplace(
+    mean, square, values, gradients, step, *, learning_rate, beta1, beta2, epsilon, taken=True
+):
     arrays = [mean, square, *values, *gradients]
     if not all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays):
         return NotImplemented
-    rate = -learning_rate / (1 - beta1**step)
+    if not taken:
+        return None
+    step = int(step)
+    rate = -float(learning_rate) / (1 - beta1**step)
 
     def work(block):
         m, v, value, g = block

@@ -8,6 +8,7 @@ from minibrain.kernels.cuda.arguments import (
     blocks_for,
     ceil_divide,
     contiguous,
+    is_key,
     packed_dropout,
     supported,
 )
@@ -47,7 +48,7 @@ def softmax_backward(dy, saved: SoftmaxSaved):
     return _rows("softmax_backward", dy, saved.y) if alike(dy, saved.y) else NotImplemented
 
 
-def dropout_forward(x, rate: float, key: tuple[int, int, int]):
+def dropout_forward(x, rate: float, key: tuple):
     if not (supported(x) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
     saved = DropoutSaved(rate, key)
@@ -65,11 +66,6 @@ def _dropout(x, saved: DropoutSaved):
     arguments = [x, y, x.size, packed_dropout(saved)]
     loader.launch("activation.dropout", grid, (THREADS,), arguments)
     return y
-
-
-def is_key(key) -> bool:
-    """Whether (seed, step, layer) fit into 64, 32 and 32 bits."""
-    return all(0 <= number < 2**bits for number, bits in zip(key, (64, 32, 32), strict=True))
 
 
 def _elementwise(kernel, *arrays):

@@ -6,6 +6,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import ConvGeometry
+from minibrain.kernels.cuda import loader
 from minibrain.saved import DropoutSaved
 
 THREADS = 256  # of a block in elementwise kernels
@@ -21,7 +22,7 @@ GEOMETRY = np.dtype(
 )
 
 DROPOUT = np.dtype(
-    [("seed", np.uint64)]
+    [("seed", np.uint64), ("step_place", np.uint64)]
     + [(name, np.uint32) for name in ("step", "layer", "threshold")]
     + [("scale", np.float32)]
 )
@@ -68,8 +69,24 @@ def packed_geometry(geometry: ConvGeometry):
 
 
 def packed_dropout(saved: DropoutSaved):
-    """`struct Dropout` of common.cuh."""
-    return np.array((*saved.key, saved.threshold, saved.scale), DROPOUT)
+    """`struct Dropout` of common.cuh. A step on the device is read there when the kernel runs, so
+    that a launch which is recorded and repeated has the step of its time."""
+    seed, step, layer = saved.key
+    place, step = (loader.address(step), 0) if is_on_device(step) else (0, step)
+    return np.array((seed, place, step, layer, saved.threshold, saved.scale), DROPOUT)
+
+
+def is_key(key) -> bool:
+    """Whether (seed, step, layer) fit into 64, 32 and 32 bits."""
+    seed, step, layer = key
+    if is_on_device(step):  # its value is not known here
+        return step.shape == () and step.dtype == np.uint32 and is_key((seed, 0, layer))
+    return all(0 <= number < 2**bits for number, bits in zip(key, (64, 32, 32), strict=True))
+
+
+def is_on_device(number) -> bool:
+    """A number that lies in the device's memory, in an array of no dimension."""
+    return hasattr(number, "ndim") and array_module(number) is not np
 
 
 def ceil_divide(a: int, b: int) -> int:

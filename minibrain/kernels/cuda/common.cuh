@@ -73,8 +73,10 @@ __device__ inline int output_voxel(const Position &input, const Position &tap, c
     return number_of(p, g.output);
 }
 
+// The step is read from memory where its place is given, else it is the one that is given.
 struct Dropout {
     unsigned long long seed;
+    const unsigned *step_place;
     unsigned step, layer, threshold;
     float scale;
 };
@@ -87,7 +89,8 @@ struct DropoutFactors {
     unsigned words[4];
 
     __device__ DropoutFactors(const Dropout &d, Index block)
-        : dropout(d), words{unsigned(block), unsigned(block >> 32), d.layer, d.step} {
+        : dropout(d), words{unsigned(block), unsigned(block >> 32), d.layer,
+                            d.step_place ? *d.step_place : d.step} {
         unsigned k0 = unsigned(d.seed), k1 = unsigned(d.seed >> 32);
         for (int round = 0; round < 10; ++round) {
             unsigned long long p0 = words[0] * 0xD2511F53ull, p1 = words[2] * 0xCD9E8D57ull;

@@ -1,7 +1,6 @@
 """Instance norm, ReLU and dropout in as many passes as the norm alone; see normalization.cu."""
 
-from minibrain.kernels.cuda.activation import is_key
-from minibrain.kernels.cuda.arguments import alike
+from minibrain.kernels.cuda.arguments import alike, is_key
 from minibrain.kernels.cuda.normalization import (
     instance_norm,
     instance_norm_fits,

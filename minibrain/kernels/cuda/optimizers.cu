@@ -1,4 +1,6 @@
-// Adam over all parameters in one launch, each where it lies, and the sum of their gradients' squares.
+// Adam over all parameters in one launch, each where it lies; the sum of their gradients' squares;
+// gradients times a factor, and gradients of 0. Numbers that change from step to step are read from memory, so that
+// launches can be recorded once and repeated.
 //
 //   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,
 //   value -= learning_rate / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + epsilon)
@@ -6,15 +8,14 @@
 // m and v are laid end to end. Block b works on CHUNK elements of one parameter; which one, it
 // finds by halving in a table: row 0 the parameters' values, 1 their gradients, 2 where they begin
 // in m and v (and at the end how long these are), 3 the first block of each.
-// Moves: value, m and v once each way, g once. A thread writes the elements it computes; of the
-// squares a block writes its sum, in a fixed order.
+// Moves: value, m and v once each way, g once (to be scaled: both ways). A thread writes the
+// elements it computes; of the squares a block writes its sum, in a fixed order.
 
 constexpr int CHUNK = 1024;
 
 // What this block works on: elements [start, end) of one parameter, which begins at `begin` in m, v.
 struct Share {
-    float *value;
-    const float *gradient;
+    float *value, *gradient;
     Index begin, start, end;
 
     __device__ Share(const Index *table, Index parameters) {
@@ -25,24 +26,44 @@ struct Share {
             (first_blocks[middle] <= blockIdx.x ? which : beyond) = middle;
         }
         value = reinterpret_cast<float *>(table[which]);
-        gradient = reinterpret_cast<const float *>(table[row + which]);
+        gradient = reinterpret_cast<float *>(table[row + which]);
         begin = begins[which], start = (blockIdx.x - first_blocks[which]) * CHUNK;
         end = min(start + CHUNK, begins[which + 1] - begin);
     }
 };
 
 extern "C" __global__ void adam(float *mean, float *square, const Index *table, Index parameters,
-                                double learning_rate, double beta1, double beta2, double epsilon,
-                                double correction1, double correction2) {
+                                const unsigned *step, const double *learning_rate,
+                                const bool *taken, double beta1, double beta2, double epsilon) {
+    if (!*taken) return;
     Share share(table, parameters);
     mean += share.begin, square += share.begin;
-    float b1 = beta1, b2 = beta2, rate = learning_rate / correction1;
+    double *corrections = shared_memory;
+    if (threadIdx.x < 2) {
+        double beta = threadIdx.x ? beta2 : beta1;
+        corrections[threadIdx.x] = 1 - pow(beta, double(*step));
+    }
+    __syncthreads();
+    float b1 = beta1, b2 = beta2, rate = *learning_rate / corrections[0];
     for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x) {
         float g = share.gradient[i];
         float m = mean[i] = b1 * mean[i] + float(1 - beta1) * g;
         float v = square[i] = b2 * square[i] + float(1 - beta2) * g * g;
-        share.value[i] -= rate * m / (sqrtf(v / float(correction2)) + float(epsilon));
+        share.value[i] -= rate * m / (sqrtf(v / float(corrections[1])) + float(epsilon));
     }
+}
+
+extern "C" __global__ void clear(const Index *table, Index parameters) {
+    Share share(table, parameters);
+    for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x)
+        share.gradient[i] = 0;
+}
+
+extern "C" __global__ void scale(const Index *table, Index parameters, const double *factor) {
+    Share share(table, parameters);
+    float by = *factor;
+    for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x)
+        share.gradient[i] *= by;
 }
 
 extern "C" __global__ void sum_squares(const Index *table, Index parameters, double *partial) {

@@ -1,0 +1,76 @@
+"""Is every operation right on this device? A training step, checked call by call.
+
+Whole networks of different precision cannot be compared: one rounding that carries a value across
+ReLU's kink changes all gradients below it, and in bfloat16 the encoder's gradients are then off by
+half, from float64's as well as from bfloat16's own with the sums in another order. So each call of
+an operation is held against what its readable body computes in float64 from the same arguments.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minibrain import functional
+from minibrain.arrays import to_host, widened
+from minibrain.kernels import Call, listening
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-3}  # two roundings of bfloat16
+
+
+def worst_errors(run: Callable[[], object]) -> dict[str, float]:
+    """The largest error of every functional operation called while run() runs, see `call_error`."""
+    worst: dict[str, float] = {}
+    checking = False
+
+    def check(call: Call):
+        nonlocal checking
+        if checking or not hasattr(functional, call.name):  # the readable bodies call others
+            return
+        checking = True
+        worst[call.name] = max(call_error(call), worst.get(call.name, 0.0))
+        checking = False
+
+    with listening(check):
+        run()
+    return worst
+
+
+def call_error(call: Call) -> float:
+    """How far the results of a call are from its readable body's in float64.
+
+    Of each result, in the Euclidean norm and relative to what is right; NaN where there is one that
+    should not be. A bias gradient before a norm is a sum that vanishes: the errors of sums over all
+    voxels are relative to what was added up, if that is larger.
+    """
+    reference = getattr(functional, call.name).reference
+    arguments = _in_float64(call.arguments)
+    wanted = _results(call, reference(*arguments, **call.options))
+    added = np.linalg.norm(arguments[0])
+    errors = []
+    for got, want in zip(_results(call, call.result), wanted, strict=True):
+        scale = max(np.linalg.norm(want), added if np.ndim(want) == 1 else 1e-30)
+        errors.append(np.linalg.norm(got - want) / scale)
+    return float(np.max(errors))
+
+
+def _in_float64(value):
+    """Nested tuples of arrays, wherever they are, on the host and with their floats in float64."""
+    if isinstance(value, tuple):
+        parts = map(_in_float64, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if not hasattr(value, "dtype"):
+        return value
+    array = widened(to_host(value))
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
+def _results(call: Call, result) -> list:
+    """What a call computes: of a forward y, not what it saves; of a backward every gradient."""
+    return arrays_in(_in_float64(result[0] if call.name.endswith("_forward") else result))
+
+
+def arrays_in(value) -> list:
+    """The arrays and numbers in nested tuples, without the Nones."""
+    if isinstance(value, tuple):
+        return [array for item in value for array in arrays_in(item)]
+    return [] if value is None else [value]

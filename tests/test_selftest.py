@@ -1,0 +1,76 @@
+"""The self-test measures every call against float64, and lets nothing wrong pass."""
+
+import numpy as np
+import pytest
+
+from minibrain import kernels
+from minibrain.functional import conv_backward, conv_forward, max_pool_forward, norm_relu_forward
+from minibrain.selftest import TOLERANCE, worst_errors
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def planted(monkeypatch, name, change):
+    """Let the twin of an operation return something else."""
+    find = kernels._find_twin
+
+    def find_changed(package, module, asked):
+        twin = find(package, module, asked)
+        return twin if asked != name else lambda *a, **options: change(twin(*a, **options))
+
+    monkeypatch.setattr(kernels, "_find_twin", find_changed)
+
+
+def convolve():
+    x, weight = normal(2, 6, 5, 8, 16), normal(3, 3, 3, 16, 16)
+    y, saved = conv_forward(x, weight, padding="same")
+    conv_backward(normal(*y.shape), saved)
+
+
+def test_what_is_right_is_found_right_and_named():
+    errors = worst_errors(convolve)
+    assert set(errors) == {"conv_forward", "conv_backward"}
+    assert all(0 < error < TOLERANCE["float32"] for error in errors.values())
+
+
+def test_bfloat16_is_off_by_its_rounding():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    x = normal(2, 6, 5, 8, 16).astype(bfloat16)
+    errors = worst_errors(lambda: norm_relu_forward(x, normal(16), normal(16)))
+    assert 1e-4 < errors["norm_relu_forward"] < TOLERANCE["bfloat16"]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_one_gradient_that_is_a_little_off_is_seen(monkeypatch, which):
+    def change(gradients):
+        wrong = [1.001 * g if i == which else g for i, g in enumerate(gradients)]
+        return tuple(wrong)
+
+    planted(monkeypatch, "conv_backward", change)
+    errors = worst_errors(convolve)
+    assert errors["conv_forward"] < TOLERANCE["float32"] < 5e-4 < errors["conv_backward"]
+
+
+def test_nan_is_not_right(monkeypatch):
+    planted(monkeypatch, "max_pool_forward", lambda result: (result[0] * np.nan, result[1]))
+    errors = worst_errors(lambda: max_pool_forward(normal(1, 32, 32, 4), 2))
+    assert not errors["max_pool_forward"] < TOLERANCE["float32"]
+
+
+def test_a_sum_that_vanishes_is_measured_by_what_was_added(monkeypatch):
+    x, weight = normal(1, 8, 8, 16), normal(3, 3, 16, 16)
+    y, saved = conv_forward(x, weight, padding="same")
+    dy = normal(*y.shape)
+    dy -= dy.mean(axis=(0, 1, 2))
+    assert worst_errors(lambda: conv_backward(dy, saved))["conv_backward"] < TOLERANCE["float32"]
+
+
+def test_nobody_listens_afterwards():
+    before = list(kernels.listeners)
+    with pytest.raises(ZeroDivisionError):
+        worst_errors(lambda: 1 / 0)
+    assert kernels.listeners == before
