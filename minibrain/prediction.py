@@ -21,6 +21,7 @@ from minibrain.files import make_folder, read_json
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
+from minibrain.runs.run_folder import require_run
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
     InputError : the folder is not that of a run, a file of it is damaged, or there is no such
         device
     """
-    folder = Path(folder)
+    folder = require_run(folder)
     config = replace(read_config(folder / "config.json"), device=find_device(device))
     task = _read_task(folder / "task.json")
     model = make_model(config, task)

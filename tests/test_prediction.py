@@ -309,7 +309,7 @@ def test_windows_are_those_of_the_training_unless_others_are_asked_for(
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("config.json", None, "config.json: cannot be read: No such file or directory, expected"),
+        ("config.json", None, "holds no config.json, expected the folder of a run"),
         ("config.json", b"[]", "config.json: cannot be read as a configuration"),
         (
             "config.json",

@@ -7,6 +7,7 @@ from pathlib import Path
 from minibrain.data import split
 from minibrain.errors import InputError
 from minibrain.files import read_json
+from minibrain.runs.run_folder import require_run
 
 # What must be in them, and of what kind it is.
 CONFIG = {"batch_size": int, "learning_rate": float, "device": str}
@@ -81,9 +82,7 @@ def read_run(path: str | Path) -> FinishedRun:
     ------
     InputError : a file is missing or damaged; the message names it
     """
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path}: expected the folder of a run, with its config.json")
+    path = require_run(path)
     if not (path / "summary.json").is_file():
         raise InputError(f"{path}: has no summary.json, expected a run that has come to its end")
     config = _read_json(path / "config.json", CONFIG)
