@@ -1,6 +1,7 @@
 """The command line: `minibrain VERB ...`. Its verbs are in `minibrain.verbs`."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code.
 
     0 is success, 1 a check that failed, 2 input that the user can mend, 130 and 143 the end that
-    SIGINT and SIGTERM asked for.
+    SIGINT and SIGTERM asked for, 141 that nobody reads what is printed.
     """
     parser = _Parser(
         prog="minibrain",
@@ -46,10 +47,15 @@ def _exit_code(call: Callable[[], int | None]) -> int:
     try:
         with warnings.catch_warnings(), terminable():
             warnings.showwarning = _show_warning
-            return call() or 0
+            code = call() or 0
+            sys.stdout.flush()
+            return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `head` has seen enough; what Python still flushes goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # a folder that may not be entered, a disk that fails, ...
         if error.filename is None:
             raise

@@ -13,6 +13,7 @@ from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
+from minibrain.saved import Unwritten
 
 WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 
@@ -119,10 +120,11 @@ def to_model(x, model: UNet, dtype=None):
 def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     """Bytes that training will need beside the program itself; rather too many than too few.
 
-    What forward saves is measured on a small input and scaled by the number of voxels. To it come
+    What network and loss save is measured on a small input and scaled by its voxels. To it come
     parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works), a fifth of all
-    for gaps between arrays, and the blocks that fast twins work in.
+    works or, if larger, three of the largest activation while an operation works, two on a CPU,
+    where a concatenation is never one array), a fifth of all for gaps between arrays, and the
+    blocks that fast twins work in.
 
     Parameters
     ----------
@@ -133,19 +135,27 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     weights = [parameter.value for parameter in model.named_parameters().values()]
     images = to_model(np.zeros(probe, np.float32), model)
     logits, saved = model.forward(images, training=True)
-    arrays = {id(array): array for array in _arrays((images, logits, saved))}
+    _, loss_saved = cce_dice_loss_forward(
+        logits, to_model(np.zeros(probe[:-1], np.uint8), model, np.uint8)
+    )
+    arrays = {id(array): array for array in _arrays((images, logits, saved, loss_saved))}
     for weight in weights:
         arrays.pop(id(weight), None)
-    sizes = [array.nbytes for array in arrays.values()]
+    sizes = [x.nbytes for x in arrays.values() if not isinstance(x, Unwritten)]
+    largest = max(x.nbytes for x in arrays.values())  # also of what is not written before it must
     scale = prod(batch_shape[:-1]) / prod(probe[:-1])
     parameters = sum(weight.nbytes for weight in weights)
-    working = max(3 * parameters, scale * 3 * max(sizes))
-    workspace = WORKSPACE if array_module(weights[0]) is np else 0
+    on_cpu = array_module(weights[0]) is np
+    working = max(3 * parameters, scale * (2 if on_cpu else 3) * largest)
+    workspace = WORKSPACE if on_cpu else 0
     return int(1.2 * (4 * parameters + scale * sum(sizes) + working)) + workspace
 
 
 def _arrays(value):
-    """Every array in nested lists and tuples."""
+    """Every array in nested lists and tuples, and what is unwritten with what it consists of."""
+    if isinstance(value, Unwritten):
+        yield value
+        value = list(vars(value).values())
     if isinstance(value, list | tuple):
         for item in value:
             yield from _arrays(item)

@@ -196,7 +196,7 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
         ("7", "holds no JSON object"),
         ("[]", "holds no JSON object"),
         ("{", "cannot be read"),
-        (json.dumps(whole | {"seconds": "long"}), "summary.json: seconds: missing, or not"),
+        (json.dumps(whole | {"seconds": "long"}), "summary.json: seconds: missing or not"),
     ):
         (runs[1] / "summary.json").write_text(content)
         refused(runs[:2], tmp_path, "summary.json", words)

@@ -96,7 +96,7 @@ def _read_json(path: Path, kinds: dict[str, type]) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object, expected {what}")
     if wrong := [key for key, kind in kinds.items() if not _is(content.get(key), kind)]:
-        raise InputError(f"{path}: {', '.join(wrong)}: missing, or not {what}")
+        raise InputError(f"{path}: {', '.join(wrong)}: missing or not as a run leaves it behind")
     return content
 
 
