@@ -120,7 +120,7 @@ def to_model(x, model: UNet, dtype=None):
 def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     """Bytes that training will need beside the program itself; rather too many than too few.
 
-    What forward saves is measured on a small input and scaled by the number of voxels. To it come
+    What network and loss save is measured on a small input and scaled by its voxels. To it come
     parameters, gradients and Adam's state (four times the parameters, and three more while Adam
     works or, if larger, three of the largest activation while an operation works, two on a CPU,
     where a concatenation is never one array), a fifth of all for gaps between arrays, and the
@@ -135,7 +135,10 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     weights = [parameter.value for parameter in model.named_parameters().values()]
     images = to_model(np.zeros(probe, np.float32), model)
     logits, saved = model.forward(images, training=True)
-    arrays = {id(array): array for array in _arrays((images, logits, saved))}
+    _, loss_saved = cce_dice_loss_forward(
+        logits, to_model(np.zeros(probe[:-1], np.uint8), model, np.uint8)
+    )
+    arrays = {id(array): array for array in _arrays((images, logits, saved, loss_saved))}
     for weight in weights:
         arrays.pop(id(weight), None)
     sizes = [x.nbytes for x in arrays.values() if not isinstance(x, Unwritten)]

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from minibrain.flops import flops
 from minibrain.layers import Chain
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
-from minibrain.saved import Unwritten
 from minibrain.study.records import Measure, Node, Pass, Saved, Trace, Use
 from minibrain.training import train_step
 
@@ -30,6 +30,7 @@ GRADIENTS = {
     "instance_norm": NORM_GRADIENTS,
     "norm_relu": NORM_GRADIENTS,
     "concat": ("da", "db"),
+    "cce_dice_loss": ("dlogits",),
     "attention_gate": (
         *("dskip", "dsignal"),
         *("dskip_weight", "dsignal_weight", "dbias", "dscore_weight", "dscore_bias"),
@@ -201,10 +202,10 @@ def _layers(model):
 
 
 def _arrays(saved, prefix=""):
-    """Every array in nested named tuples and in what is unwritten, with its path."""
-    parts = vars(saved) if isinstance(saved, Unwritten) else saved._asdict()
-    for field, value in parts.items():
-        if isinstance(value, Unwritten) or hasattr(value, "_fields"):
+    """Every array in nested named tuples and data classes, with its path."""
+    fields = vars(saved) if is_dataclass(saved) else saved._asdict()
+    for field, value in fields.items():
+        if is_dataclass(value) or hasattr(value, "_asdict"):
             yield from _arrays(value, f"{prefix}{field}.")
         elif getattr(value, "ndim", 0):
             yield f"{prefix}{field}", value
