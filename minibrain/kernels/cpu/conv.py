@@ -1,10 +1,9 @@
 """Convolution with stride 1, and transposed convolution whose stride is its kernel size.
 
-The first goes tile by tile (see `tiles`); in backward one transform of dy serves both gradients.
-Where the stride of a transposed convolution is its kernel size nothing overlaps, and one product
-gives every output voxel, to be put in its place. A kernel of size 1 goes the same way.
-
-Each block writes its own rows of the result. Weight gradients are added up in the order of blocks.
+The first goes tile by tile (see `tiles` and `products`); in backward one transform of dy serves
+both gradients. What is joined is read from two arrays, and its gradient written into two. Where the
+stride of a transposed convolution is its kernel size nothing overlaps, and one product gives every
+output voxel, to be put in its place. A kernel of size 1 goes the same way.
 """
 
 from typing import NamedTuple

@@ -24,6 +24,7 @@ from minibrain.saved import Joined
 BLOCK_BYTES = 2_000_000  # of v and s in one block, or twice as much as the weights need
 MOST_SHARES = 8  # a batch is cut in so many blocks at least, for several threads to share,
 LEAST_VOXELS = 256  # unless they would be smaller: every block adds a weight gradient of its own
+LEAST_SHARE = 1 / 8  # of u beside v and s, from which on products are shared instead of blocks
 
 
 class Volume(NamedTuple):
@@ -132,14 +133,15 @@ class Tiles(NamedTuple):
 
     @property
     def weights_outweigh(self):
-        """Whether the matrices u are larger than v and s of all tiles."""
+        """Whether the matrices u come to a share of v and s of all tiles that is worth sparing."""
         channels, features = self.input.shape[-1], self.output.shape[-1]
         matrix = self.taps[2] * channels * features
-        return 8 * matrix > self.positions(self.all) * (channels + features)
+        return matrix > LEAST_SHARE * self.positions(self.all) * (channels + features)
 
     def blocks(self):
         """Cut all tiles into blocks, the same for any number of threads."""
         whole = self.all
+        planes, rows = whole.planes, whole.rows
         images = self.taps[2] == self.output.shape[3] == 1
         samples = whole.samples if images or self.weights_outweigh else 1
         channels, (depth, height, _, width, features) = self.input.shape[4], self.output.shape
@@ -147,21 +149,14 @@ class Tiles(NamedTuple):
         most_shares = -(-MOST_SHARES * samples // whole.samples)
         shares = max(1, min(most_shares, depth * height * samples * width // LEAST_VOXELS))
         block_bytes = max(BLOCK_BYTES, 8 * self.products * self.taps[2] * channels * features)
-        most = max(1, min(block_bytes // tile_bytes, whole.planes * whole.rows // shares))
-        high = _even(whole.rows, max(round(most**0.5), most // whole.planes))
-        deep = _even(whole.planes, most // high)
+        most = max(1, min(block_bytes // tile_bytes, planes * rows // shares))
+        high = _even(rows, max(round(most**0.5), most // planes))
+        deep = _even(planes, most // high)
         return [
-            Block(
-                sample,
-                plane,
-                row,
-                samples,
-                min(deep, whole.planes - plane),
-                min(high, whole.rows - row),
-            )
+            Block(sample, plane, row, samples, min(deep, planes - plane), min(high, rows - row))
             for sample in range(0, whole.samples, samples)
-            for plane in range(0, whole.planes, deep)
-            for row in range(0, whole.rows, high)
+            for plane in range(0, planes, deep)
+            for row in range(0, rows, high)
         ]
 
     def transform(self, block, v, section):
