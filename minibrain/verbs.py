@@ -148,6 +148,8 @@ def predict(
     from minibrain.prediction import load_run, predict_files
 
     network = load_run(run, device=device)
+    if patch_size and network.model.rank == 2:
+        raise InputError(f"patch_size: got {tuple(patch_size)} for slices, expected it for volumes")
     if whole or patch_size:
         network = replace(network, patch_size=tuple(patch_size) if patch_size else None)
     failures = predict_files(network, inputs, output, **options)

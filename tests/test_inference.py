@@ -146,7 +146,7 @@ def test_windows_written_out():
 
 @pytest.mark.parametrize("depth", [1, 15, 16, 17, 40])
 def test_a_2d_network_goes_slice_by_slice(depth):
-    model, image = network(2, channels=1), an_image(6, 5, depth)
+    model, image = network(2, channels=1, dtype=np.float64), an_image(6, 5, depth)
     padded = np.pad(image[..., 1:], [(0, 0), (0, 1), (0, 0), (0, 0)])
     expected = [model.forward(padded[None, :, :, z])[0][0, :, :5] for z in range(depth)]
     logits = predict_logits(model, image, [1])

@@ -260,7 +260,8 @@ def begin_run(folder, config, channels="abc"):
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     task = {"name": "x", "channels": list(channels), "classes": ["background", "tumour"]}
     (folder / "task.json").write_text(json.dumps(task))
-    model = getattr(models, config.network)(in_channels=len(channels), classes=2)
+    seen = len(config.channels or channels)
+    model = getattr(models, config.network)(in_channels=seen, classes=2)
     optimizer = Adam(model.named_parameters())
     checkpoint.save(folder / "checkpoints" / "best.npz", model, optimizer, {})
     return folder
@@ -304,6 +305,14 @@ def test_windows_are_those_of_the_training_unless_others_are_asked_for(
     predict_files(network, [image], expected, probabilities=True, progress=False)
     for name in ("A.nii.gz", "A_probabilities.nii.gz"):
         assert (output / name).read_bytes() == (expected / name).read_bytes()
+
+
+def test_a_2d_network_takes_no_windows(tmp_path, capsys):
+    run = begin_run(tmp_path / "run", experiment.SMALL_2D)
+    command = ["predict", str(run), str(tmp_path), "--output", str(tmp_path / "out")]
+    assert cli.main([*command, "--device", "cpu", "--patch-size", "8", "8", "8"]) == 2
+    expected = "error: patch_size: got (8, 8, 8) for slices, expected it for volumes\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(
