@@ -76,18 +76,28 @@ class DropoutSaved(NamedTuple):
         return keep.reshape(x.shape).astype(x.dtype) * self.scale
 
 
-class Unwritten:
+class Unwritten(np.lib.mixins.NDArrayOperatorsMixin):
     """In place of an activation that an operation has not written: what it would be made from.
 
     It looks like the array that it stands for as far as shape and dtype go, and its gradient is the
     gradient of that array. A twin that knows how to take one in says so
     (`minibrain.kernels.takes_unwritten`); for all others, and for every readable body, the array is
-    written before: these never meet one.
+    written before: these never meet one. Nor need anybody know who works by hand: arithmetic,
+    indexing and NumPy's functions write it, too.
     """
 
     def __array__(self, dtype=None, copy=None):
-        """For NumPy's functions, so that on a CPU nobody who works by hand needs to know."""
         return np.asarray(self.write(), dtype)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        inputs = (x.write() if isinstance(x, Unwritten) else x for x in inputs)
+        return getattr(ufunc, method)(*inputs, **options)
+
+    def __getitem__(self, index):
+        return self.write()[index]
+
+    def __len__(self):
+        return self.shape[0]
 
     @property
     def ndim(self):

@@ -76,3 +76,21 @@ def test_an_operation_takes_it_as_it_takes_the_array(name, arguments, options, d
     results = (backward(dy, each) for each in (saved, want_saved))
     got, want = (each if isinstance(each, tuple) else (each,) for each in results)
     assert all(map(np.array_equal, got, want))
+
+
+def test_who_works_by_hand_has_an_array():
+    x = pending()
+    y = x.write()
+    for got, want in [
+        (x + 1, y + 1),
+        (2 - x, 2 - y),
+        (x * x, y * y),
+        (x > 0.5, y > 0.5),
+        (np.exp(x), np.exp(y)),
+        (x[0, :, 1], y[0, :, 1]),
+        (np.concatenate([x, y]), np.concatenate([y, y])),
+    ]:
+        assert np.array_equal(got, want)
+    assert (len(x), np.sum(x)) == (2, y.sum())
+    y += x
+    assert np.array_equal(y, 2 * x)
