@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,12 +27,12 @@ from minibrain.evaluation.judging import judge
 from minibrain.files import read_json
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
+from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.runs import checkpoint
 from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
-from minibrain.training import estimate_memory
 
 
 @dataclass(frozen=True)
@@ -282,12 +283,20 @@ def _samples(config: Config, cases):
 
 
 def _print_memory(config: Config, model, samples) -> None:
+    """And a warning, with what would fit, if there is less."""
     shape = (min(config.batch_size, len(samples)), *samples.largest_shape, model.in_channels)
     parameters = sum(p.value.size for p in model.named_parameters().values())
+    needed, there_is = estimate_memory(model, shape), available_memory(config.device)
     print(
         f"{config.network}: {parameters:,} parameters, batches of {shape}, {config.precision} on "
-        f"{config.device}; a step needs about {_memory_text(estimate_memory(model, shape))}"
+        f"{config.device}; a step needs about {_memory_text(needed)}"
     )
+    if there_is is None or needed <= there_is:
+        return
+    patch = None if config.channels else fitting_patch(model, shape, there_is)
+    remedy = f"--patch-size {' '.join(map(str, patch))}" if patch else "a smaller --batch-size"
+    free = f"{_memory_text(there_is)} of it are free on {config.device}"
+    warnings.warn(f"memory may not suffice: {free}; try {remedy}", stacklevel=1)
 
 
 def _memory_text(size: int) -> str:

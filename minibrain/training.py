@@ -1,8 +1,7 @@
-"""The training step in the open, and what it costs in memory."""
+"""The training step in the open, and recorded where it repeats."""
 
 from contextlib import contextmanager
-from copy import deepcopy
-from math import nan, prod
+from math import nan
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
-from minibrain.saved import Unwritten
-
-WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 
 
 def train_step(
@@ -115,49 +111,3 @@ def to_model(x, model: UNet, dtype=None):
     """A NumPy array on the device of a model, in the dtype of its activations or the given one."""
     weight = next(iter(model.named_parameters().values())).value
     return like(x, weight[:0].astype(dtype or model.dtype))
-
-
-def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
-    """Bytes that training will need beside the program itself; rather too many than too few.
-
-    What network and loss save is measured on a small input and scaled by its voxels. To it come
-    parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works, two on a CPU,
-    where a concatenation is never one array), a fifth of all for gaps between arrays, and the
-    blocks that fast twins work in.
-
-    Parameters
-    ----------
-    batch_shape : (N, *S, C) of the images
-    """
-    model = deepcopy(model)  # a forward in training moves batch norm's running statistics
-    probe = (1, *(2**model.levels,) * model.rank, model.in_channels)
-    weights = [parameter.value for parameter in model.named_parameters().values()]
-    images = to_model(np.zeros(probe, np.float32), model)
-    logits, saved = model.forward(images, training=True)
-    _, loss_saved = cce_dice_loss_forward(
-        logits, to_model(np.zeros(probe[:-1], np.uint8), model, np.uint8)
-    )
-    arrays = {id(array): array for array in _arrays((images, logits, saved, loss_saved))}
-    for weight in weights:
-        arrays.pop(id(weight), None)
-    sizes = [x.nbytes for x in arrays.values() if not isinstance(x, Unwritten)]
-    largest = max(x.nbytes for x in arrays.values())  # also of what is not written before it must
-    scale = prod(batch_shape[:-1]) / prod(probe[:-1])
-    parameters = sum(weight.nbytes for weight in weights)
-    on_cpu = array_module(weights[0]) is np
-    working = max(3 * parameters, scale * (2 if on_cpu else 3) * largest)
-    workspace = WORKSPACE if on_cpu else 0
-    return int(1.2 * (4 * parameters + scale * sum(sizes) + working)) + workspace
-
-
-def _arrays(value):
-    """Every array in nested lists and tuples, and what is unwritten with what it consists of."""
-    if isinstance(value, Unwritten):
-        yield value
-        value = list(vars(value).values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _arrays(item)
-    elif hasattr(value, "nbytes"):
-        yield value

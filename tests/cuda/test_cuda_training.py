@@ -13,10 +13,11 @@ import minibrain.functional as F
 from minibrain import kernels
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
+from minibrain.memory import estimate_memory
 from minibrain.models import UNet, brain_3d
 from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
 from minibrain.study.trace import trace_step
-from minibrain.training import estimate_memory, train_step
+from minibrain.training import train_step
 
 CONSTANTS = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
