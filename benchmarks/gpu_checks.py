@@ -8,9 +8,10 @@ import minibrain.functional as F
 from benchmarks.gpu_rivals import losses_of_torch
 from benchmarks.gpu_setting import LOSS_TOLERANCE, PRECISIONS, Setting, new_batch, new_network
 from minibrain.arrays import precision_dtype, to_device, to_host
+from minibrain.kernels import written
 from minibrain.optimizers import Adam
 from minibrain.selftest import TOLERANCE, arrays_in, worst_errors
-from minibrain.training import train_step
+from minibrain.training import RepeatedStep, train_step
 
 
 def operations(setting: Setting) -> dict:
@@ -76,13 +77,13 @@ def _check_pair(setting: Setting, name: str, arguments: tuple, options: dict):
     """Errors of forward and backward, and whether three runs gave the same bits."""
     forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
     rng, runs = np.random.default_rng(1), []
-    shape, dtype = np.shape(forward(*arguments, **options)[0]), arguments[0].dtype
+    shape, dtype = np.shape(written(forward(*arguments, **options)[0])), arguments[0].dtype
     dy = to_device(rng.standard_normal(shape).astype(dtype), setting.device) if shape else 1.5
 
     def run():
         _poison(setting)
         y, saved = forward(*arguments, **options)
-        runs.append([to_host(array) for array in arrays_in((y, backward(dy, saved)))])
+        runs.append([to_host(array) for array in arrays_in(written((y, backward(dy, saved))))])
 
     errors = worst_errors(run)
     for _ in range(2):
@@ -125,23 +126,25 @@ def network(setting: Setting) -> dict:
     return {"losses": losses, "errors": errors, "wrong": wrong}
 
 
-def _trained(setting: Setting, precision: str, **options):
+def _trained(setting: Setting, precision: str, take_step=train_step, **options):
     """Losses and final parameters of a few steps on one batch."""
     model = new_network(precision, setting.device, **options)
     optimizer = Adam(model.named_parameters(), learning_rate=1e-3)
     images, labels = new_batch(setting.small, setting.device)
-    losses = [train_step(model, optimizer, images, labels, step) for step in range(setting.steps)]
+    losses = [take_step(model, optimizer, images, labels, step) for step in range(setting.steps)]
     values = [to_host(p.value).ravel() for p in model.named_parameters().values()]
     return losses, np.concatenate(values)
 
 
 def identical(setting: Setting) -> dict:
-    """The same steps twice give the same bits."""
+    """The same steps again, and recorded as a graph, give the same bits."""
     wrong = []
     for precision in PRECISIONS:
-        (losses, values), (again, values_again) = (_trained(setting, precision) for _ in "ab")
-        if losses != again or not np.array_equal(values, values_again):
-            wrong.append(f"{precision}: two runs of {setting.steps} steps differ")
+        losses, values = _trained(setting, precision)
+        for how, take_step in (("again", train_step), ("recorded", RepeatedStep())):
+            others, other_values = _trained(setting, precision, take_step)
+            if losses != others or not np.array_equal(values, other_values):
+                wrong.append(f"{precision}: {setting.steps} steps {how} differ")
     return {"steps": setting.steps, "precisions": PRECISIONS, "wrong": wrong}
 
 

@@ -68,7 +68,7 @@ def time_step(rival: Rival, setting) -> dict:
 
     times = seconds_per_call(setting, step, calls=5)
     peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else 0.0
-    return {"milliseconds": [1e3 * t for t in times], "peak_GB": peak, "loss": float(step())}
+    return {"milliseconds": [1e3 * t for t in times], "peak_GB": peak, "loss": step().item()}
 
 
 def time_convolution(setting, shape, channels) -> dict[str, list[float]]:

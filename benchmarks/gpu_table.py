@@ -40,7 +40,9 @@ def _step(found: dict) -> list[str]:
                 lines.append(_row(f"{engine} {name}", "failed", result["error"][:60], ""))
                 continue
             least, median = (f"{ms:.2f}" for ms in result["milliseconds"])
-            lines.append(_row(f"{engine} {name}", least, median, f"{result['peak_GB']:.2f}"))
+            how = f", {result['recorded']}" if result.get("recorded") else ""
+            peak = f"{result['peak_GB']:.2f}"
+            lines.append(_row(f"{engine} {name}{how}", least, median, peak))
     if "step_ratio" in found:
         lines += ["", f"Fastest PyTorch / fastest minibrain: **{found['step_ratio']:.2f}**"]
     if "memory_ratio" in found:

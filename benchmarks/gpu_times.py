@@ -4,6 +4,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from math import prod
 
 import numpy as np
@@ -21,7 +22,7 @@ from benchmarks.gpu_setting import (
 )
 from minibrain.arrays import precision_dtype, to_device
 from minibrain.optimizers import Adam
-from minibrain.training import train_step
+from minibrain.training import RepeatedStep
 
 
 def environment(setting: Setting) -> dict:
@@ -135,19 +136,23 @@ def _time_step(setting: Setting, precision: str) -> dict:
     model = new_network(precision, setting.device)
     optimizer = Adam(model.named_parameters(), learning_rate=1e-4)
     images, labels = new_batch(setting.shape, setting.device)
+    take_step, steps = RepeatedStep(), count()
     times = seconds_per_call(
-        setting, lambda: train_step(model, optimizer, images, labels, optimizer.steps), calls=5
+        setting, lambda: take_step(model, optimizer, images, labels, next(steps)), calls=5
     )
-    return {"milliseconds": [1e3 * t for t in times], "peak_GB": _peak_of_pool(setting)}
+    recording = take_step.recording
+    return {
+        "milliseconds": [1e3 * t for t in times],
+        "peak_GB": _peak_of_pools(recording),
+        "recorded": recording is not None and (recording.obstacle or "as a graph"),
+    }
 
 
-def _peak_of_pool(setting: Setting) -> float:
+def _peak_of_pools(recording) -> float:
     """All that CuPy has asked the device for; it gives nothing back in between."""
-    if setting.device == "cpu":
+    if recording is None:
         return 0.0
-    import cupy
-
-    pool = cupy.get_default_memory_pool()
-    peak = pool.total_bytes() / 1e9
-    pool.free_all_blocks()
+    pools = recording.xp.get_default_memory_pool(), recording.pool
+    peak = sum(pool.total_bytes() for pool in pools) / 1e9
+    pools[0].free_all_blocks()
     return peak

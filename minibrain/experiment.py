@@ -2,32 +2,37 @@
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minibrain import models
 from minibrain.arrays import find_device, precision_dtype
-from minibrain.data import phantom, prepare, split
+from minibrain.data import phantom, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
 from minibrain.data.patches import PatchSamples
-from minibrain.data.prepare import PreparedCase
+from minibrain.data.prepare import prepare
+from minibrain.data.prepared import Prepared, PreparedCase
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import judge
+from minibrain.files import read_json
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
+from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.runs import checkpoint
 from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
-from minibrain.training import estimate_memory
 
 
 @dataclass(frozen=True)
@@ -84,17 +89,8 @@ SMALL_2D = replace(
 )
 ATTENTION_3D = replace(REFERENCE_3D, network="brain_3d_attention")
 SMALL_ATTENTION_3D = replace(SMALL_3D, network="brain_3d_attention_small")
-CONFIGS = {
-    config.network: config
-    for config in (
-        REFERENCE_3D,
-        REFERENCE_2D,
-        ATTENTION_3D,
-        SMALL_3D,
-        SMALL_2D,
-        SMALL_ATTENTION_3D,
-    )
-}
+PRESETS = REFERENCE_3D, REFERENCE_2D, ATTENTION_3D, SMALL_3D, SMALL_2D, SMALL_ATTENTION_3D
+CONFIGS = {config.network: config for config in PRESETS}
 
 
 def run(config: Config) -> Path:
@@ -184,15 +180,27 @@ def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
 
 def read_config(path: Path) -> Config:
     """The configuration of a run from its config.json; InputError if it is none."""
+    values = read_json(path, "a configuration")
     try:
-        values = json.loads(path.read_bytes())
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         config = Config(**plain)
+        for field in fields(Config):
+            if not _fits(found := getattr(config, field.name), field.type):
+                raise ValueError(f"{field.name} {found!r} is not as expected")
         if config.network not in CONFIGS:
             raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
         return config
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
+
+
+def _fits(value, expected) -> bool:
+    """Whether a value read from JSON is of a field's type; float takes integers, too."""
+    if isinstance(expected, UnionType):
+        return any(_fits(value, option) for option in get_args(expected))
+    if get_origin(expected) is tuple:
+        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    return type(value) is expected or (expected is float and type(value) is int)
 
 
 def _split(config: Config, cases: Sequence[PreparedCase], folder: RunFolder) -> split.Split:
@@ -227,15 +235,15 @@ def _open_task(config: Config, parent: Path) -> Task:
     return task
 
 
-def _prepare(config: Config, task: Task, cache: Path) -> prepare.Prepared:
-    prepared = prepare.prepare(task, cache, recipe=config.recipe)
+def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
+    prepared = prepare(task, cache, recipe=config.recipe)
     left, dropped = len(prepared.cases), len(prepared.dropped)
     if dropped:
         print(f"{dropped} set aside with under 1 % tumour")
     if left < 3:
         raise InputError(
-            f"{task.folder}: {left} cases are left after {dropped} with under 1 % tumour were set "
-            "aside, expected at least 3: to train, to validate and to test"
+            f"{task.folder}: {left} left after {dropped} with under 1 % tumour were set aside, "
+            "expected at least 3 cases: to train, to validate and to test"
         )
     return prepared
 
@@ -275,12 +283,20 @@ def _samples(config: Config, cases):
 
 
 def _print_memory(config: Config, model, samples) -> None:
+    """And a warning, with what would fit, if there is less."""
     shape = (min(config.batch_size, len(samples)), *samples.largest_shape, model.in_channels)
     parameters = sum(p.value.size for p in model.named_parameters().values())
+    needed, there_is = estimate_memory(model, shape), available_memory(config.device)
     print(
         f"{config.network}: {parameters:,} parameters, batches of {shape}, {config.precision} on "
-        f"{config.device}; a step needs about {_memory_text(estimate_memory(model, shape))}"
+        f"{config.device}; a step needs about {_memory_text(needed)}"
     )
+    if there_is is None or needed <= there_is:
+        return
+    patch = None if config.channels else fitting_patch(model, shape, there_is)
+    remedy = f"--patch-size {' '.join(map(str, patch))}" if patch else "a smaller --batch-size"
+    free = f"{_memory_text(there_is)} of it are free on {config.device}"
+    warnings.warn(f"memory may not suffice: {free}; try {remedy}", stacklevel=1)
 
 
 def _memory_text(size: int) -> str:

@@ -1,6 +1,5 @@
 """Segmentations of image files by a trained network."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,12 +13,15 @@ from minibrain.arrays import find_device
 from minibrain.data import nifti
 from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Case, Task, open_task, read_case
-from minibrain.data.prepare import Geometry, prepare_image, restore
+from minibrain.data.prepare import prepare_image, restore
+from minibrain.data.prepared import Geometry
 from minibrain.errors import InputError
 from minibrain.experiment import make_model, read_config
+from minibrain.files import make_folder, read_json
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
+from minibrain.runs.run_folder import require_run
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
     InputError : the folder is not that of a run, a file of it is damaged, or there is no such
         device
     """
-    folder = Path(folder)
+    folder = require_run(folder)
     config = replace(read_config(folder / "config.json"), device=find_device(device))
     task = _read_task(folder / "task.json")
     model = make_model(config, task)
@@ -89,10 +91,7 @@ def predict_files(
     cases, output = find_cases(inputs, len(network.task.channels)), Path(output)
     jobs = [(case, _targets(output, case, probabilities)) for case in cases]
     _require_free([path for _, paths in jobs for path in paths])
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made: {error.strerror}") from error
+    make_folder(output)
     failures = {}
     for case, paths in tqdm(jobs, "predict", unit="case", disable=not progress):
         try:
@@ -137,11 +136,11 @@ def find_cases(inputs: Iterable[str | Path], channels: int) -> list[Case]:
 
 
 def _read_task(path: Path) -> Task:
+    names = read_json(path, "the names of a task")
     try:
-        names = json.loads(path.read_bytes())
         channels, classes = tuple(names["channels"]), tuple(names["classes"])
         return Task(path.parent, names["name"], channels, classes, training=(), test=())
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise InputError(f"{path}: cannot be read as the names of a task: {error}") from error
 
 
@@ -179,9 +178,7 @@ def _targets(folder: Path, case: Case, probabilities: bool) -> list[Path]:
 
 
 def _predict(network: TrainedNetwork, case: Case, paths: Sequence[Path], **options) -> None:
-    image, geometry = _prepared(network, case)
-    options |= {"patch_size": network.patch_size}
-    logits = predict_logits(network.model, image, network.channels, **options)
+    logits, geometry = _logits(network, case, **options)
     affine, segmentation = np.array(geometry.affine), restore(most_likely(logits), geometry)
     for path in paths[:-1]:
         softmax_inplace(logits)
@@ -190,7 +187,14 @@ def _predict(network: TrainedNetwork, case: Case, paths: Sequence[Path], **optio
     nifti.write_prediction(paths[-1], segmentation, affine)
 
 
+def _logits(network: TrainedNetwork, case: Case, **options) -> tuple[np.ndarray, Geometry]:
+    """In the prepared space. What has been read and prepared for it is forgotten on return."""
+    image, geometry = _prepared(network, case)
+    options |= {"patch_size": network.patch_size}
+    return predict_logits(network.model, image, network.channels, **options), geometry
+
+
 def _prepared(network: TrainedNetwork, case: Case) -> tuple[np.ndarray, Geometry]:
-    """As for training, but nothing is cached; what the files hold is forgotten on return."""
+    """As for training, but nothing is cached."""
     data = read_case(network.task, case)
     return prepare_image(data.image, data.affine, recipe=network.recipe, name=case.name)

@@ -2,6 +2,7 @@
 // on the way is what `drive` returns in the end. See test_explorer.py.
 const problems = [];
 const counts = {};
+const formulas = new Set(); // sizes as they stand on the page, numbers filled in
 const pause = (ms = 30) => new Promise((go) => setTimeout(go, ms));
 function look(where) {
   counts[where] = (counts[where] ?? 0) + 1;
@@ -20,6 +21,40 @@ function look(where) {
   const both = text.match(/⟨C a, b⟩ = (−?\d+)⟨a, Cᵀ b⟩ = (−?\d+)/);
   if (both) counts.identities = (counts.identities ?? 0) + 1;
   if (both && both[1] !== both[2]) problems.push(`${where}: the adjoint identity`);
+  for (const node of section.querySelectorAll(".stage svg, .stage canvas, td, .line, .formula")) {
+    const measures = measured && node.getClientRects().length;
+    const beyond = measures ? node.getBoundingClientRect().right - innerWidth : 0;
+    if (beyond > 0) problems.push(`${where}: ${node.tagName} is cut off by ${beyond} pixels`);
+  }
+  if (where === "convolution") recount(section);
+  const status = section.querySelector(".status")?.textContent ?? "";
+  const marked = section.querySelectorAll(".line.marked").length;
+  if (marked !== (status.startsWith("sum") ? 2 : 0)) problems.push(`${where}: ${marked} marks`);
+}
+/** Does the arithmetic that room 2 shows come out, and are these the slices that kernels reach? */
+function recount(section) {
+  if (section.querySelector(".obstacle")) return;
+  formulas.add(section.querySelector(".size > div:last-child").textContent);
+  const working = section.querySelector(".working").textContent;
+  const sum = working.match(/^y\[[\d, ]+\] = (.*) = (\d+)$/);
+  if (sum) {
+    const products = sum[1].split(" + ").map((product) => product.split("·"));
+    const total = products.reduce((all, [a, b]) => all + a * b, 0);
+    if (total !== +sum[2]) problems.push(working);
+    counts.sums = (counts.sums ?? 0) + 1;
+  }
+  const slice = working.match(/^Slice (\d+) of y is made of (?:slices? )?([\d, ]*)/);
+  if (slice) {
+    const [n, k, s, p, d, e] = inRoom("convolution").map((slider) => +slider.value);
+    const transposed = section.querySelectorAll(".choice button")[1].ariaPressed === "true";
+    const shape = arithmetic.geometry(transposed, { n, k, s, p, d, e });
+    const reached = arithmetic
+      .contacts(shape)
+      .map(([position, , voxel]) => (transposed ? [voxel, position] : [position, voxel]))
+      .flatMap(([z, from]) => (z === +slice[1] ? [from] : []));
+    if (reached.join(", ") !== slice[2].trim()) problems.push(`${working} not ${reached}`);
+    counts.slices = (counts.slices ?? 0) + 1;
+  }
 }
 function move(slider, value) {
   slider.value = value;
@@ -61,6 +96,9 @@ async function drive(rooms) {
       for (let step = 0; step <= +sliders[0].max; step++) {
         move(sliders[0], step);
         look(name);
+        const kept = document.querySelectorAll(".block.kept").length;
+        counts.mostKept = Math.max(counts.mostKept ?? 0, kept);
+        if (step === +sliders[0].max && kept) problems.push(`${kept} blocks kept after the end`);
       }
     } else if (name === "convolution") {
       for (const button of [0, 1].flatMap((mode) => [2, 3, 4].map((rank) => [mode, rank]))) {
@@ -103,5 +141,5 @@ async function drive(rooms) {
     await pause();
     look(name);
   }
-  return { problems: problems.slice(0, 20), counts };
+  return { problems: problems.slice(0, 20), counts, formulas: [...formulas] };
 }

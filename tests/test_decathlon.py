@@ -337,6 +337,7 @@ def note_opened_paths(event, arguments):
         opened.append(os.fspath(arguments[0]))
 
 
+"".encode("utf-8-sig")  # loads the codec now: under the hook it would be a file outside the root
 sys.addaudithook(note_opened_paths)
 
 

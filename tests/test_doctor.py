@@ -1,5 +1,8 @@
 """The doctor says what is here, and sees arithmetic that is wrong."""
 
+import subprocess
+import sys
+
 from minibrain import kernels
 from minibrain.cli import main
 from minibrain.models import UNet
@@ -31,6 +34,20 @@ def test_the_doctor_sees_a_wrong_twin(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "_find_twin", find_wrong)
     assert main(["doctor"]) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_nobody_has_to_read_to_the_end(tmp_path):
+    """As in `minibrain doctor | head -1`: what is left to print is no error."""
+    network = UNet(2, 1, 2, channels=(2, 3))
+    checkpoint.save(tmp_path / "last.npz", network, Adam(network.named_parameters()), {})
+    with subprocess.Popen(
+        [sys.executable, "-m", "minibrain", "doctor", tmp_path / "last.npz"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_the_doctor_looks_into_a_checkpoint(tmp_path, capsys):

@@ -26,12 +26,14 @@ from minibrain.functional import (
 )
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.models import UNet
+from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
 from minibrain.study.explain import explain, load_case
 from minibrain.study.formulas import FORMULAS
 from minibrain.study.page import page, trace_data, write_page
 from minibrain.study.pictures import slicer
 from minibrain.study.sources import operation_sources
+from minibrain.study.sources import source as source_of
 from minibrain.study.trace import trace_step
 
 EXPLORER = files("minibrain.study") / "explorer"
@@ -108,6 +110,33 @@ def test_the_committed_example_needs_nothing_else():
     assert set(re.findall(r"https?://[\w./]*", text)) == {"http://www.w3.org/2000/svg"}
 
 
+def without_measurements(path):
+    """All of a page but what differs between machines and runs: times, statistics, pictures."""
+    text = path.read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
+    data = json.loads(found[1])
+    for node in data["nodes"]:
+        for direction in ("forward", "backward"):
+            node[direction]["seconds"] = None
+            results = node[direction]["results"].items()
+            node[direction]["results"] = {name: result["shape"] for name, result in results}
+        node["arriving"] = node["arriving"]["shape"]
+        node["meeting"] = [meeting["from"] for meeting in node["meeting"]]
+        del node["picture"], node["gradient"]
+    scene = {name: (p["channels"], p["width"]) for name, p in data["scene"].items()}
+    ignored = {"title": None, "loss": None, "update": None, "scene": scene}
+    frame = text.replace(found[1], "").replace(data["title"], "")
+    return {"frame": frame.split("\n"), **data, **ignored}
+
+
+def test_the_committed_example_is_what_the_code_makes_today(tmp_path):
+    explain(steps=0, output=str(tmp_path / "page.html"), device="cpu")
+    today, committed = map(without_measurements, (tmp_path / "page.html", COMMITTED))
+    stale = [name for name in today if today[name] != committed.get(name)]
+    command = "minibrain explain --device cpu --output docs/explorer.html"
+    assert not stale, f"docs/explorer.html is of other code; make it again with `{command}`"
+
+
 def test_pictures_are_the_slice_with_x_to_the_right_and_y_upwards():
     array = np.random.default_rng(1).standard_normal((2, 5, 7, 10, 12)).astype(np.float32)
     picture = slicer(0.35)(array)
@@ -132,12 +161,55 @@ def test_sources_are_those_of_the_package(operation):
         first = sources[direction][0]
         assert first["name"] == f"{operation}_{direction}"
         for source in sources[direction]:
-            lines = (Path(__file__).parent.parent / source["file"]).read_text().splitlines()
-            begin = source["line"] - 1
-            assert lines[begin : begin + source["text"].count("\n") + 1] == source["text"].split(
-                "\n"
-            )
+            file = Path(__file__).parent.parent / source["file"]
+            assert f"{source['text']}\n" in file.read_text()
             assert "_check" not in source["name"]
+
+
+def test_the_lines_pointed_at_are_those_where_gradients_add(data):
+    for place, direction, line in (
+        ("skip", "forward", "skips.append(x)"),
+        ("skip", "backward", "dx += dskips.pop()"),
+        ("signal", "forward", "gated, gate_saved = attention_gate_forward(skip, x, "),
+        ("signal", "backward", "return dx + dsignal, dskip"),
+    ):
+        [source] = data["sources"][place][direction]
+        assert source["text"].split("\n")[source["mark"]].strip().startswith(line)
+        assert source["text"].startswith(f"def {direction}(self, ")
+    with pytest.raises(ValueError, match="unpack"):
+        source_of(UNet.forward, mark="a line that has gone")
+
+
+def test_each_pair_of_gradients_is_shown_with_the_code_that_adds_it():
+    rng = np.random.default_rng(1)
+    model = AttentionUNet(2, 1, 3, channels=(2, 3, 4))
+    images, labels = rng.standard_normal((1, 8, 8, 1)), rng.integers(0, 3, (1, 8, 8))
+    trace = trace_step(model, Adam(model.named_parameters()), images, labels)
+    nodes = trace_data(trace)["nodes"]
+    meeting = {node["name"]: node["meets_in"] for node in nodes if node["meeting"]}
+    assert {name.partition(".")[0]: place for name, place in meeting.items()} == {
+        **{"encoder0": "skip", "encoder1": "skip"},
+        **{"up0": "signal", "up1": "signal"},
+    }
+
+
+def test_a_step_without_a_loss_is_shown_too(tmp_path, browser):
+    """Where a training goes wrong, one wants to see where its numbers cease to be any."""
+    model = UNet(2, 1, 3, channels=(2, 3))
+    images, labels = np.full((1, 8, 8, 1), np.nan, np.float32), np.zeros((1, 8, 8), int)
+    images[0, :4] = 1
+    optimizer, picture = Adam(model.named_parameters()), slicer(0.0)
+    trace = trace_step(model, optimizer, images, labels, 0, picture)
+    assert "loss nan" in str(trace)
+    assert json.loads(json.dumps(trace.as_json(), allow_nan=False))["loss"] == "nan"
+    pictures = {name: picture(images) for name in ("image", "labels", "prediction")}
+    write_page(tmp_path / "a.html", "nan", trace, pictures, {"channels": ["a"], "classes": []})
+    browser.problems.clear()
+    browser.open(tmp_path / "a.html")
+    for step in range(len(trace.nodes)):
+        browser.evaluate(f"location.hash = 'network/{step}'")
+    browser.wait("document.querySelector('.lens .big')?.textContent === 'nan'")
+    assert browser.problems == []
 
 
 def test_what_an_operation_calls_comes_with_it():
@@ -281,6 +353,7 @@ def test_losses_in_javascript_are_minibrains():
 # The page in a browser
 
 DRIVE = Path(__file__).with_name("drive_explorer.js").read_text()
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +373,10 @@ def drive(browser, path, rooms, width, dark):
     )
     driven = browser.evaluate(f"{DRIVE}; drive({rooms})")
     assert driven["problems"] == browser.problems == []
-    return driven["counts"]
+    for formula in driven["formulas"]:
+        left, _, size = formula.lstrip("= ").replace("−", "-").replace("·", "*").rpartition(" = ")
+        assert int(size) == eval(re.sub(r"⌊(.*) / (\d+)⌋", r"(\1) // \2", left)), formula
+    return {**driven["counts"], "formulas": len(driven["formulas"])}
 
 
 def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
@@ -309,14 +385,69 @@ def test_every_slider_at_its_extremes_on_a_phone(browser, data, tmp_path):
     counts = drive(browser, path, ["network", "convolution", "loss"], width=390, dark=False)
     assert counts["convolution"] > 6 * 64
     assert counts["identities"] > 200
+    assert min(counts["sums"], counts["slices"], counts["formulas"]) > 50
     assert counts["loss sliders"] == 12
     assert counts["loss"] > 2**3 + 2 * 12
     assert counts["network"] > 2 * len(data["nodes"])
+    assert counts["mostKept"] > len(data["nodes"]) / 2
 
 
-def test_the_committed_example_on_a_dark_desktop(browser):
-    counts = drive(browser, COMMITTED, ["network", "loss"], width=1280, dark=True)
+@pytest.mark.parametrize(
+    ("rooms", "width", "dark"),
+    [(["network", "loss"], 1280, True), (["network"], 390, False)],
+    ids=["dark desktop", "phone"],
+)
+def test_the_committed_example(browser, rooms, width, dark):
+    counts = drive(browser, COMMITTED, rooms, width=width, dark=dark)
     assert counts["network"] > 60
+
+
+def test_it_is_operated_by_keys_alone(browser):
+    """With the keys of a keyboard: rooms, steps, and a slider and a button reached by Tab."""
+
+    def focus(condition):
+        for _ in range(40):
+            browser.press("Tab")
+            if browser.evaluate(f"document.activeElement.matches('{condition}')"):
+                return
+        raise AssertionError(f"Tab does not lead to {condition}")
+
+    browser.resize(1280)
+    browser.open(COMMITTED)
+    browser.press("1")
+    browser.press("ArrowRight")
+    assert browser.evaluate("document.querySelector('.status span').textContent").startswith(
+        "step 2 of "
+    )
+    browser.press("2")
+    browser.wait("!document.getElementById('convolution').hidden")
+    focus("#convolution .choice button[aria-pressed=false]")
+    browser.press("Enter")
+    assert browser.evaluate("document.querySelector('.size .quiet').textContent").endswith(
+        "output padding"
+    )
+    focus("input[name=k]")
+    before = browser.evaluate("document.querySelector('.size b').textContent")
+    browser.press("ArrowRight")
+    assert int(browser.evaluate("document.querySelector('.size b').textContent")) == int(before) + 1
+    browser.press("3")
+    browser.wait("!document.getElementById('loss').hidden")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_ground(browser, dark):
+    browser.resize(1280)
+    browser.prefer_dark(dark)
+    browser.open(COMMITTED)
+    data = "JSON.parse(document.getElementById('data').textContent)"
+    kinds = browser.evaluate(f"u.eventsOf({data}).map(({{ kind }}) => kind)")
+    steps = [0, kinds.index("backward"), kinds.index("meet")]
+    places = [f"network/{step}" for step in steps]
+    places += [f"{room}/{example}" for room in ("convolution", "loss") for example in range(4)]
+    for place in places:
+        browser.evaluate(f"location.hash = '{place}'")
+        browser.wait(f"!document.getElementById('{place.partition('/')[0]}').hidden")
+        assert browser.evaluate(CONTRAST) == [], place
 
 
 # From a name to a page
@@ -338,6 +469,17 @@ def test_explain_makes_a_page_of_a_phantom(tmp_path, capsys, monkeypatch):
     assert record["nodes"][0]["picture"]["channels"] == 8
     assert record["nodes"][-1]["name"] == "loss"
     assert all(node["backward"] for node in record["nodes"])
+
+
+def test_explain_gives_the_record_as_json(tmp_path, monkeypatch):
+    monkeypatch.setattr("minibrain.study.explain.PHANTOM_SIZE", (24, 24, 16))
+    output = tmp_path / "trace.json"
+    assert main(["explain", "--network=brain_2d_small", "--steps=0", f"--output={output}"]) == 0
+    record = json.loads(output.read_text())
+    assert record["title"].startswith("brain_2d_small on a phantom")
+    assert [node["name"] for node in record["nodes"]][-2:] == ["head", "loss"]
+    assert record["nodes"][0]["backward"]["results"].keys() == {"dweight", "dbias"}
+    assert "picture" not in output.read_text()
 
 
 def test_explain_takes_a_case_of_a_task(tmp_path):

@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import ml_dtypes
 import pytest
 
 from minibrain.cli import main
@@ -59,6 +60,20 @@ def test_a_chapter_is_short(page):
     lines = page.read_text().splitlines()
     assert len(lines) <= 72
     assert max(map(len, lines)) <= 112
+
+
+def test_the_formats_have_the_bits_that_the_guide_says():
+    superscripts = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+    text = (GUIDE / "rounding.md").read_text().translate(superscripts)
+    rows = re.findall(
+        r"\| (b?float\d+) \| (\d+) \| (\d+) \| 1 \+ 2(-\d+) \| (?:(\d)·)?10(-\d+)", text
+    )
+    assert len(rows) == 4
+    for name, bits, exponent, step, digit, smallest in rows:
+        about = ml_dtypes.finfo(name)
+        assert (about.bits, about.nexp) == (int(bits), int(exponent))
+        assert float(about.eps) == 2.0 ** int(step)
+        assert f"{float(about.smallest_normal):.0e}" == f"{digit or 1}e{int(smallest):03}"
 
 
 def test_the_command_prints_what_the_guide_shows(capsys):

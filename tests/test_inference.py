@@ -1,9 +1,6 @@
-"""Inference: windows that leave no seams, the same through every door, in little memory."""
+"""Inference: windows that leave no seams, the same through every door."""
 
 import itertools
-import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -149,7 +146,7 @@ def test_windows_written_out():
 
 @pytest.mark.parametrize("depth", [1, 15, 16, 17, 40])
 def test_a_2d_network_goes_slice_by_slice(depth):
-    model, image = network(2, channels=1), an_image(6, 5, depth)
+    model, image = network(2, channels=1, dtype=np.float64), an_image(6, 5, depth)
     padded = np.pad(image[..., 1:], [(0, 0), (0, 1), (0, 0), (0, 0)])
     expected = [model.forward(padded[None, :, :, z])[0][0, :, :5] for z in range(depth)]
     logits = predict_logits(model, image, [1])
@@ -218,35 +215,3 @@ def test_a_network_in_float64_gives_logits_in_float32():
 def test_impossible_windows_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         predict_logits(network(), an_image(8, 8, 8), **options)
-
-
-# Memory
-
-FULL_SIZE = """
-import sys
-import numpy as np
-from minibrain.inference import predict
-from minibrain import models
-
-image = np.load(sys.argv[1], mmap_mode="r")
-model = getattr(models, sys.argv[2])()
-print(predict(model, image, patch_size=(96, 96, 96)).shape)
-"""
-
-
-@pytest.mark.slow
-def test_a_full_size_case_needs_at_most_a_gigabyte(tmp_path, record_property):
-    image = np.lib.format.open_memmap(
-        tmp_path / "image.npy", "w+", dtype=np.float32, shape=(240, 240, 155, 4)
-    )
-    for plane in image:
-        plane[...] = RNG.standard_normal(plane.shape, np.float32)
-    del image
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    command = [sys.executable, "-c", FULL_SIZE, tmp_path / "image.npy", "brain_3d_small"]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == "(240, 240, 155)"
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert before * 1024 < 1e9, "another child of this process was larger: run this test alone"
-    assert peak <= 1e9, f"{peak / 1e6:.0f} MB"
-    record_property("figure", f"{peak / 1e6:.0f} MB")

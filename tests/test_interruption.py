@@ -3,9 +3,12 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from minibrain import cli, verbs
+from minibrain.files import replacing
 from minibrain.runs.interruption import Interrupted, Interruption
 
 
@@ -65,3 +68,23 @@ def test_other_threads_can_train_too():
     thread.start()
     thread.join()
     assert done
+
+
+def test_a_program_that_is_told_to_end_cleans_up_and_says_so(monkeypatch, capsys, tmp_path):
+    """At any time, not in training alone."""
+    before, path = signal.getsignal(signal.SIGTERM), tmp_path / "file"
+
+    def work(**_):
+        with replacing(path):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(verbs, "doctor", work)
+    assert cli.main(["doctor"]) == 143
+    assert capsys.readouterr().err == "interrupted by SIGTERM\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_can_call_programs_too():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cli.main, ["doctor", "/nowhere"]).result() == 2

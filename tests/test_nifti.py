@@ -54,10 +54,21 @@ def file_of(folder, data, name="X.nii"):
     return path
 
 
+REFUSED = []
+
+
+@pytest.fixture(autouse=True)
+def _count_refusals(record_property):
+    REFUSED.clear()
+    yield
+    record_property("refused", len(REFUSED))
+
+
 def refusal(path, reader=read, **options):
     """The message of the one error, which must be a single line naming the file."""
     with pytest.raises(NiftiError) as caught:
         reader(path, **options)
+    REFUSED.append(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
-from minibrain.data import decathlon, prepare
+from minibrain import files
+from minibrain.data import decathlon, prepare, prepared
 from minibrain.data.nifti import NiftiError
 from minibrain.data.prepare import crop, prepare_image, restore
 from minibrain.errors import InputError
@@ -336,11 +337,12 @@ def test_preparing_again_reads_no_case_and_gives_the_same(tmp_path, monkeypatch,
     assert len(first.dropped) == (recipe == "reference")
 
 
-def test_the_cache_holds_nothing_but_the_arrays_and_the_index(tmp_path):
+def test_the_cache_holds_nothing_but_the_lock_the_arrays_and_the_index(tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(2))
     prepare.prepare(task, tmp_path / "cache", progress=False)
     (folder,) = (tmp_path / "cache").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         *(f"CASE_{i}.{kind}.npy" for i in range(2) for kind in ("image", "label")),
         "index.json",
     ]
@@ -380,7 +382,7 @@ def test_each_recipe_and_format_has_its_own_folder(tmp_path, monkeypatch):
     task = make_task(tmp_path / "task", tiny_cases(1))
     for recipe in RECIPES:
         prepare.prepare(task, tmp_path / "cache", recipe=recipe, progress=False)
-    monkeypatch.setattr(prepare, "FORMAT", prepare.FORMAT + 1)
+    monkeypatch.setattr(prepared, "FORMAT", prepared.FORMAT + 1)
     prepare.prepare(task, tmp_path / "cache", progress=False)
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
@@ -403,7 +405,7 @@ def test_an_interrupted_preparation_is_not_taken_for_a_complete_one(tmp_path, mo
 
 def test_a_crash_before_the_index_is_renamed_leaves_no_index(tmp_path, monkeypatch):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    replace = prepare.os.replace
+    replace = files.os.replace
 
     def replace_all_but_the_index(source, target):
         if target.name == "index.json":
@@ -411,7 +413,7 @@ def test_a_crash_before_the_index_is_renamed_leaves_no_index(tmp_path, monkeypat
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.os, "replace", replace_all_but_the_index)
+        patch.setattr(files.os, "replace", replace_all_but_the_index)
         with pytest.raises(InputError, match=r"index\.json: cannot be written: power failure"):
             prepare.prepare(task, tmp_path / "cache", progress=False)
     with monkeypatch.context() as patch:
@@ -449,6 +451,44 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(1))
     with pytest.raises(InputError, match="cannot be made: Not a directory"):
         prepare.prepare(task, tmp_path / "file" / "cache", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_a_bit_that_has_flipped_in_the_cache_is_seen(kind, tmp_path):
+    task = make_task(tmp_path / "task", tiny_cases(2))
+    first = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    path = first[0].folder / f"CASE_1.{kind}.npy"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert prepare.prepare(task, tmp_path / "cache", progress=False).cases == first
+    assert path.read_bytes() == sound
+
+
+def test_what_a_kill_leaves_in_the_cache_is_removed(tmp_path):
+    task = make_task(tmp_path / "task", tiny_cases(1))
+    folder = prepare.prepare(task, tmp_path / "cache", progress=False).cases[0].folder
+    (folder / "index.json").unlink()
+    leftover = folder / ".CASE_0.image.npy.0123abcd.tmp"
+    leftover.write_bytes(b"half")
+    prepare.prepare(task, tmp_path / "cache", progress=False)
+    assert not leftover.exists()
+
+
+def test_of_several_runs_at_once_one_prepares(tmp_path, monkeypatch, capfd):
+    task, read = make_task(tmp_path / "task", tiny_cases(4)), []
+
+    def read_case(task, case):
+        read.append(case.name)
+        return decathlon.read_case(task, case)
+
+    monkeypatch.setattr(prepare, "read_case", read_case)
+    with ThreadPoolExecutor(3) as pool:
+        calls = [
+            pool.submit(prepare.prepare, task, tmp_path / "cache", progress=False) for _ in range(3)
+        ]
+        first, *others = (call.result() for call in calls)
+    assert others == [first, first]
+    assert sorted(read) == [case.name for case in task.training]
 
 
 def test_an_array_that_was_removed_is_prepared_again(tmp_path):

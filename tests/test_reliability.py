@@ -17,6 +17,8 @@ import time
 import warnings
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -224,6 +226,25 @@ def test_another_configuration_is_refused(change, stopped):
         experiment.resume(str(stopped))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": "3"}, {"seed": None}, {"channels": ["a"]}, {"patch_size": "big"}, {"data": 5}],
+)
+def test_a_configuration_of_other_types_is_refused(change, stopped):
+    rewrite(stopped / "config.json", **change)
+    (name,) = change
+    with pytest.raises(InputError, match=rf"config\.json: cannot be read .*: {name} .* not as exp"):
+        experiment.resume(str(stopped))
+
+
+def test_an_end_that_is_past_is_refused(stopped):
+    """The network of two epochs would be called one of less."""
+    experiment.resume(str(stopped), epochs=2)
+    with pytest.raises(InputError, match="epochs: got 1, but the run has done 2 already"):
+        experiment.resume(str(stopped), epochs=1)
+    assert json.loads((stopped / "config.json").read_text())["epochs"] == 2
+
+
 def test_other_data_is_refused(stopped, data, tmp_path):
     other = shutil.copytree(data / "task", tmp_path / "task")
     shutil.copy(other / "imagesTr" / "BRATS_002.nii.gz", other / "imagesTr" / "BRATS_001.nii.gz")
@@ -274,6 +295,25 @@ def test_the_checkpoint_before_is_taken_where_the_last_is_damaged(stopped, data)
     with pytest.warns(UserWarning, match=r"last\.npz: cannot be read .* going on from .*previous"):
         experiment.resume(str(stopped))
     assert result(stopped) == result(data / "whole")
+
+
+def test_what_is_damaged_never_takes_the_place_of_what_is_sound(stopped, monkeypatch):
+    """Killed between the two renames of the next save, a run still has a sound checkpoint."""
+    last = stopped / "checkpoints" / "last.npz"
+    last.write_bytes(b"damaged")
+    replace = os.replace
+
+    def fail_after_the_first(source, target):
+        if Path(target) == last:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", fail_after_the_first)
+        with pytest.warns(UserWarning, match="going on"), pytest.raises(InputError, match="last"):
+            experiment.resume(str(stopped))
+    checkpoint.describe(stopped / "checkpoints" / "previous.npz")
+    assert (stopped / "checkpoints" / "damaged.npz").read_bytes() == b"damaged"
 
 
 def test_both_damaged_is_one_error(stopped):
@@ -479,6 +519,55 @@ def test_killed_at_random_times(processes, data, tmp_path, record_property):
 def test_killed_at_random_times_often(processes, data, tmp_path, record_property):
     killed, runs = kill_and_resume(processes, data, tmp_path, kills=200, seed=1)
     record_property("figure", f"{killed} kills: 0 unreadable, {runs} of {runs} bit-equal")
+
+
+def kill_at(number):
+    """End this process as kill -9 does, before it waits for the disk or renames for the nth time,
+    of a file or a folder."""
+    calls = count(1)
+
+    def killed_before(call):
+        def wrapper(*arguments):
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments)
+
+        return wrapper
+
+    files.os = SimpleNamespace(**vars(os))
+    files.os.fsync, files.os.replace = killed_before(os.fsync), killed_before(os.replace)
+
+
+def kill_in_writes(numbers, processes, data, tmp_path):
+    """Kill runs at these of their writes, and go on; returns how many there were."""
+    for done, number in enumerate(numbers):
+        run, errors = data / f"{tmp_path.name}-{number}", tmp_path / "errors"
+        train = ["train", "--network", "tiny", "--data", data / "task", "--output", run]
+        process = start(processes, train, errors, partial(kill_at, number))
+        process.join(60)
+        if process.exitcode == 0:
+            return done
+        assert process.exitcode == -signal.SIGKILL
+        again = ["train", "--resume", run] if (run / "config.json").exists() else train
+        process = start(processes, again, errors)
+        process.join(60)
+        assert process.exitcode == 0, errors.read_text()
+        assert result(run) == result(data / "whole"), f"killed at write {number}"
+        assert not [*run.rglob("*.tmp")]
+    return len(numbers)
+
+
+def test_killed_while_the_first_checkpoint_is_written(processes, data, tmp_path, record_property):
+    """Config, split and task come first: four calls each, of which the last is the folder's."""
+    first = range(10, 18)
+    killed = kill_in_writes(first[::3], processes, data, tmp_path)
+    record_property("figure", f"{killed} kills around the first checkpoint: bit-equal")
+
+
+@pytest.mark.slow
+def test_killed_at_every_write(processes, data, tmp_path, record_property):
+    killed = kill_in_writes(range(1, 1000), processes, data, tmp_path)
+    record_property("figure", f"{killed} of {killed} kills: 0 unreadable, bit-equal")
 
 
 # Numbers that are none

@@ -28,7 +28,8 @@ ABOUT = {"progress": {"epoch": 3}, "data": "§"}
 
 
 def a_network(seed=0):
-    network = UNet(2, 1, 2, channels=(2, 3), norm="batch", seed=seed)
+    """Adam's state is longer than the 4,096 bytes that zipfile reads, and so checks, at once."""
+    network = UNet(2, 1, 2, channels=(2, 10), norm="batch", seed=seed)
     return network, Adam(network.named_parameters(), learning_rate=0.01)
 
 
@@ -208,6 +209,8 @@ HOSTILE = {
     "encrypted": lambda w, b: patched(w, DIRECTORY, 8, b"\x01"),
     "another name inside": lambda w, b: patched(w, LOCAL, 30, b"NETWORK"),
     "overlapping": lambda w, b: patched(w, DIRECTORY, 42, bytes(4), which=1),
+    "about is a list": lambda w, b: forged(w, about=npy(np.frombuffer(b"[1]", np.uint8))),
+    "a name of control characters": lambda w, b: forged(w, **{"\x1b[31m\n": npy(np.zeros(3))}),
     "20,000 members": lambda w, b: forged(w, **{f"m{i}": b"" for i in range(20_000)}),
     "twice": lambda w, b: forged(w, **{WEIGHT + ".npy": npy(np.zeros(3))}),
 }
@@ -243,6 +246,12 @@ def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "nothing"):
         assert loaded(path) is None
+
+
+def test_a_description_obeys_nothing_that_a_file_says(tmp_path):
+    about = {"progress": {"best": "\x1b[31mred\nepoch 9"}, "\x1b]0;title": 1}
+    checkpoint.save(tmp_path / "last.npz", *trained(), about)
+    assert all(line.isprintable() for line in describe(tmp_path / "last.npz").splitlines())
 
 
 def test_a_description_says_what_is_inside(written, tmp_path):

@@ -8,12 +8,14 @@ import pytest
 import standin
 
 from minibrain import kernels
-from minibrain.functional import cce_dice_loss_forward
+from minibrain.functional import cce_dice_loss_forward, norm_relu_forward
 from minibrain.models import UNet
 from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
+from minibrain.saved import DropoutSaved, NormReluSaved, Pending, ReluSaved, Unwritten
 from minibrain.study.pictures import slicer
-from minibrain.study.trace import trace_step
+from minibrain.study.records import Measure, Node, Pass, Saved, Trace
+from minibrain.study.trace import _Watcher, trace_step
 from minibrain.training import train_step
 
 RNG = np.random.default_rng(0)
@@ -145,6 +147,8 @@ def test_the_twin_is_the_one_that_ran(monkeypatch):
 
 
 def arrays_in(value):
+    if isinstance(value, Unwritten):
+        value = list(vars(value).values())
     if isinstance(value, list | tuple):
         for item in value:
             yield from arrays_in(item)
@@ -189,6 +193,50 @@ def test_saved_arrays_are_free_once_their_first_keeper_has_gone_back(make):
     )
 
 
+def test_an_activation_that_is_not_written_yet_is_looked_at_and_only_its_parts_are_kept():
+    watcher = _Watcher(network()[0], 8, np.copy)
+    x, gamma, beta = IMAGES, *RNG.standard_normal((2, 3)).astype(np.float32)
+    lines = np.array([0, 1, 0], np.float32) * np.ones((2, 1, 1, 3, 1), np.float32)
+    promise = Pending(x, lines, DropoutSaved(0.0, (0, 0, 0)))
+    norm = norm_relu_forward(x, gamma, beta)[1].norm
+    kept = NormReluSaved(norm, promise, None), ReluSaved(promise)
+    for begin, (name, arguments, result) in enumerate(
+        [
+            ("norm_relu_forward", (x, gamma, beta), (promise, kept[0])),
+            ("relu_forward", (promise,), (promise.write(), kept[1])),
+        ]
+    ):
+        watcher.hear(kernels.Call(name, "fast", arguments, {}, result, begin, begin))
+    first, second = watcher.nodes
+    assert np.array_equal(first.result.picture, np.maximum(x, 0))
+    assert first.result.mean == pytest.approx(np.maximum(x, 0).mean(), rel=1e-5)
+    added = {saved.field: saved.bytes for saved in first.saved}
+    assert added["norm.x"] == x.nbytes
+    assert (added["y.raw"], added["y.lines"]) == (0, promise.lines.nbytes)
+    assert [(saved.field, saved.kept_by) for saved in second.saved] == [
+        ("y.raw", first.name),
+        ("y.lines", first.name),
+    ]
+    assert [use.by for use in first.uses] == [second.name]
+
+
+@pytest.mark.parametrize("make", [UNet, AttentionUNet])
+def test_what_is_held_after_each_backward_is_what_was_not_freed_yet(make):
+    trace = traced(make)
+    kept = [saved for node in trace.nodes for saved in node.saved]
+    ahead = [node.name for node in trace.nodes]
+    for held in trace.bytes_held()[len(ahead) :]:
+        ahead.pop()
+        assert held == sum(s.bytes for s in kept if s.freed_after in (None, *ahead))
+
+
+def test_the_time_that_watching_takes_is_not_the_operations():
+    watcher = _Watcher(network()[0], 8, lambda array: None)
+    watcher.own_work = [(0.5, 0.9), (1.25, 1.5), (2.0, 3.0)]  # before, and twice within
+    call = kernels.Call("relu_forward", "fast", (IMAGES,), {}, (IMAGES, None), 1.0, 5.0)
+    assert watcher._pass(call, {}).seconds == 4.0 - 0.25 - 1.0
+
+
 def test_statistics_are_those_of_the_arrays():
     model, optimizer = network()
     logits, _ = deepcopy(model).forward(IMAGES, training=True, step=3)
@@ -223,7 +271,8 @@ def test_what_leaves_a_backward_arrives_at_the_one_before():
         assert node.result.max == np.abs(node.result.picture).max()
         assert node.arriving.max == np.abs(node.arriving.picture).max()
         if len(node.uses) == 1 and follower.operation != "concat":
-            left = follower.backward.results["dx"].picture
+            [use] = node.uses
+            left = follower.backward.results[use.gradient].picture
             assert np.array_equal(left, node.arriving.picture), node.name
 
 
@@ -243,6 +292,35 @@ def test_the_table_mirrors_forward_and_backward():
         assert float(left.split()[-1]) == pytest.approx(node.result.mean, rel=0.06, abs=1e-30)
         assert float(right.split()[0]) == pytest.approx(node.arriving.mean, rel=0.06, abs=1e-30)
         assert len(left) == 42  # every row's spine stands under the one above
+
+
+def test_a_row_of_the_table_by_hand():
+    def measure(mean, std, largest):
+        return Measure((1, 8, 8, 3), "float32", mean, std, largest)
+
+    forward = Pass("fast", 0.0123, 1_230_000, {"y": measure(0.5, 0.25, 2)})
+    backward = Pass("reference", 4e-3, 999, {})
+    arriving = measure(-1.5e-5, 3e-3, 1234)
+    saved = [
+        Saved("x", (1, 8, 8, 3), "float32", 768, None, "second"),
+        Saved("weight", (3,), "float32", 0, "first.weight"),
+    ]
+    node = Node("part.first", "conv", 0, [(1, 8, 8, 3)], 3, forward, saved, [], arriving, backward)
+    last = Pass("fast", 0.0, 0, {"y": measure(1, 1, 1)})
+    second = Node("second", "relu", 0, [(1, 8, 8, 3)], 0, last, [], [], measure(1, 1, 1), last)
+    lines = str(Trace(0.25, [node, second], Pass("fast", 0.001, 1_000, {}))).splitlines()
+    assert lines[0] == (
+        "one training step on 1×8×8×3 · loss 0.2500 · 17.3 ms · 1.23MFLOP · 768B saved at the turn"
+    )
+    assert " ".join(lines[3].split()) == (
+        "ms FLOP saved max std mean│ y │ mean std max freed FLOP ms"
+    )
+    assert lines[4].strip("─") == " part  8×8 "
+    left, spine, right = lines[5].split("│")
+    assert left == "•   12.3 1.23M   768      2   0.25     0.5"
+    assert spine == "first        3"
+    assert right == " -1.5e-5 3.0e-3  1.2e3     –   999  4.00 ◦"
+    assert lines[6].split("│")[2].split()[3] == "768"  # what part.first kept, second lets go
 
 
 def test_json_holds_the_same_and_no_picture():

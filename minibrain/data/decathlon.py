@@ -15,6 +15,7 @@ links, and whatever is wrong with the description is one TaskError.
 
 import os
 import reprlib
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -244,15 +245,23 @@ def _without_missing(task: Task, faults: list[str]) -> Task:
 
     def is_sound(case: Case) -> bool:
         files = [path for path in (*case.images, case.label) if path is not None]
-        missing = [path for path in files if not path.is_file()]
-        for path in missing:
-            problem = "is not a regular file" if path.exists() else "is missing"
-            faults.append(f"{path.relative_to(task.folder)} {problem}")
+        problems = [(path, problem) for path in files if (problem := _problem(path))]
+        faults.extend(f"{path.relative_to(task.folder)} {problem}" for path, problem in problems)
         if case.name in taken:
             faults.append(f"case {case.name!r} occurs twice in training and test: expected once")
         is_new = case.name not in taken
         taken.add(case.name)
-        return is_new and not missing
+        return is_new and not problems
 
     training, test = (tuple(filter(is_sound, part)) for part in (task.training, task.test))
     return replace(task, training=training, test=test)
+
+
+def _problem(path: Path) -> str | None:
+    """Why a file cannot be opened, as far as that shows from outside."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else "is not a regular file"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be reached: {error.strerror}"

@@ -148,4 +148,4 @@ def _stray_files(task: Task) -> list[str]:
         for name in ("imagesTr", "labelsTr", "imagesTs")
         for path in sorted((task.folder / name).glob("[!.]*.nii*"))
     ]
-    return [f"{path}: not used by any case" for path in found if path not in used]
+    return [f"{path}: not used by any case" for path in found if path.resolve() not in used]

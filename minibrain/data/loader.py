@@ -14,7 +14,7 @@ import numpy as np
 from minibrain.arrays import to_device
 from minibrain.data.augment import augment
 from minibrain.data.patches import PatchSamples
-from minibrain.data.prepare import PreparedCase
+from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 
 Array = Any

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from minibrain.data.boxes import Box, cut
-from minibrain.data.prepare import PreparedCase
+from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 
 MOST_VOXELS = 1000  # of a class in a case that are remembered to draw patches about

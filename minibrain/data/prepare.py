@@ -13,13 +13,8 @@ Bounding boxes are grown about their centre to multiples of 16. What of a box li
 volume is air: intensity 0 before normalising, background in the label.
 """
 
-import hashlib
-import json
-import os
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,70 +23,21 @@ from tqdm import tqdm
 from minibrain.data.boxes import common_part, cut
 from minibrain.data.decathlon import Case, Task, read_case
 from minibrain.data.nifti import to_canonical
+from minibrain.data.prepared import (
+    Geometry,
+    Prepared,
+    PreparedCase,
+    checksum_of,
+    fingerprint,
+    read_index,
+    write_index,
+)
 from minibrain.errors import InputError
-from minibrain.files import replacing
+from minibrain.files import Lock, make_folder, remove_leftovers, replacing
 
 REFERENCE_SHAPE = (240, 240, 155)
 REFERENCE_BOX = ((40, 200), (40, 200), (13, 141))
 LEAST_TUMOUR = 0.01  # of the voxels of the box
-FORMAT = 1  # of the cache; another number makes every older cache unknown
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a prepared array comes from; with it `restore` undoes crop and orientation."""
-
-    shape: tuple[int, int, int]  # of the file, in its own axes
-    affine: tuple[tuple[float, ...], ...]  # of the file: voxel to mm, (4, 4)
-    box: tuple[tuple[int, int], ...]  # (start, stop) per RAS+ axis; may reach outside the volume
-
-    @property
-    def prepared_shape(self) -> tuple[int, ...]:
-        return tuple(stop - start for start, stop in self.box)
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """One case in the cache.
-
-    Its arrays are mapped anew at each access: a mapping that stays open holds a file descriptor,
-    and a task has more cases than a process may have files open.
-    """
-
-    name: str
-    folder: Path
-    voxels: tuple[int, ...]  # per class, within the box
-    geometry: Geometry
-    checksum: int  # of both arrays
-
-    @property
-    def tumour_fraction(self) -> float:
-        return sum(self.voxels[1:]) / sum(self.voxels)
-
-    @property
-    def image(self) -> np.ndarray:
-        """(X, Y, Z, C) float32, RAS+, normalised; read-only."""
-        return _map(self.folder / f"{self.name}.image.npy")
-
-    @property
-    def label(self) -> np.ndarray:
-        """(X, Y, Z) uint8, RAS+; read-only."""
-        return _map(self.folder / f"{self.name}.label.npy")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The training cases of a task: those to learn from, and those with too little tumour."""
-
-    cases: tuple[PreparedCase, ...]
-    dropped: tuple[PreparedCase, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the prepared cases' names and content, wherever they lie."""
-        cases = sorted(self.cases + self.dropped, key=lambda case: case.name)
-        content = [(c.name, c.voxels, asdict(c.geometry), c.checksum) for c in cases]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def prepare(
@@ -100,7 +46,8 @@ def prepare(
     """Prepare all labelled cases of a task, or find them prepared.
 
     The result lies in a folder of `cache` named by a fingerprint of the sources and the recipe.
-    Its index is written last: a preparation that was interrupted has none and starts again.
+    Its index is written last: a preparation that was interrupted has none and starts again. Cases
+    that are found prepared are read once, and prepared again if a checksum is not the index's.
 
     Parameters
     ----------
@@ -116,20 +63,16 @@ def prepare(
     _require_recipe(recipe)
     if workers < 1:
         raise InputError(f"workers: got {workers}, expected 1 or more")
-    folder = Path(cache) / _fingerprint(task, recipe)
-    cases = _read_index(folder, [case.name for case in task.training])
+    folder = Path(cache) / fingerprint(task, recipe)
+    cases = read_index(folder, task, workers, progress)
     if cases is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-        cases = _prepare_cases(task, folder, recipe, workers, progress)
-        index = [
-            {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}
-            for c in cases
-        ]
-        with replacing(folder / "index.json") as file:
-            file.write(json.dumps(index, indent=1).encode())
+        make_folder(folder)
+        with Lock(folder / ".lock", wait=True):  # of several runs at once, one prepares
+            cases = read_index(folder, task, workers, progress)
+            if cases is None:
+                remove_leftovers(folder)
+                cases = _prepare_cases(task, folder, recipe, workers, progress)
+                write_index(folder, cases)
     least = LEAST_TUMOUR if recipe == "reference" else 0
     kept = tuple(case for case in cases if case.tumour_fraction >= least)
     return Prepared(kept, dropped=tuple(case for case in cases if case.tumour_fraction < least))
@@ -221,7 +164,7 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         error.add_note(f"while preparing case {case.name}")
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
-    checksum = zlib.crc32(label, zlib.crc32(image))
+    checksum = checksum_of(image, label)
     return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
 
 
@@ -266,41 +209,3 @@ def _normalise_inplace(image, inside, recipe: str, name: str) -> None:
         for plane in channel:
             normal = (plane - shift) / scale
             plane[...] = np.where(plane == 0, 0, normal) if recipe == "zscore" else normal
-
-
-def _fingerprint(task: Task, recipe: str) -> str:
-    """A hash of all that the prepared arrays depend on; no image is opened for it."""
-    digest = hashlib.sha256((task.folder / "dataset.json").read_bytes())
-    digest.update(f"|format {FORMAT}|{recipe}".encode())
-    for path in (path for case in task.training for path in (*case.images, case.label)):
-        relative, status = os.path.relpath(path, task.folder), path.stat()
-        digest.update(f"|{relative}|{status.st_size}|{status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read as a prepared array: {reason}") from error
-
-
-def _read_index(folder: Path, names: list[str]) -> list[PreparedCase] | None:
-    """The cases with these names, if all are there and as the index says."""
-    try:
-        records = json.loads((folder / "index.json").read_bytes())
-        cases = [_case_from(record, folder) for record in records]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return cases if [case.name for case in cases] == names else None
-
-
-def _case_from(record: dict, folder: Path) -> PreparedCase:
-    affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
-    geometry = Geometry(tuple(record["shape"]), affine, box)
-    voxels, checksum = tuple(record["voxels"]), record["checksum"]
-    case = PreparedCase(record["name"], folder, voxels, geometry, checksum)
-    if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
-        raise ValueError("an array has not the shape that the index says")
-    return case

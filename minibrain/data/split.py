@@ -4,7 +4,6 @@ A stratum is a quartile of tumour volume together with the set of classes that a
 every stratum the three parts receive proportional shares, as scikit-learn draws them.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from minibrain.data.prepare import PreparedCase
+from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
-from minibrain.files import replacing
+from minibrain.files import read_json, write_json
 
 
 class Split(NamedTuple):
@@ -65,8 +64,7 @@ def split_cases(
 
 def save(split: Split, path: str | Path) -> None:
     """Write the split as JSON, atomically."""
-    with replacing(Path(path)) as file:
-        file.write(json.dumps(split._asdict(), indent=1).encode())
+    write_json(Path(path), split._asdict())
 
 
 def load(path: str | Path, names: Collection[str] | None = None) -> Split:
@@ -81,10 +79,7 @@ def load(path: str | Path, names: Collection[str] | None = None) -> Split:
     ------
     InputError : not a split file, a case that stands twice in it, or one that is not in `names`
     """
-    try:
-        parts = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a split: {error}") from error
+    parts = read_json(Path(path), "a split")
     if not isinstance(parts, dict) or set(parts) != set(Split._fields):
         raise InputError(f"{path}: expected the keys {', '.join(Split._fields)} and no other")
     if not all(_is_list_of_names(listed) for listed in parts.values()):

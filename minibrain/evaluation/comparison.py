@@ -1,6 +1,5 @@
 """Runs side by side: the same held-out cases, judged in the same space, case for case."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import score_run, write_report
 from minibrain.evaluation.scores import Evaluation
-from minibrain.files import replacing
+from minibrain.files import make_folder, write_json
 from minibrain.metrics import SCORES
 from minibrain.report.page import JudgedRun
 from minibrain.report.tables import plain, scores_as_dict
@@ -33,7 +32,8 @@ def compare(
 
     Raises
     ------
-    InputError : fewer than two runs, one that is not finished, or another task or split
+    InputError : fewer than two runs, one that is not finished, another task or split, or the output
+        folder cannot be made
     """
     if len(set(map(Path, paths))) < max(2, len(paths)):
         raise InputError(f"runs: got {', '.join(map(str, paths))}: expected two or more, each once")
@@ -46,10 +46,9 @@ def compare(
     judged[1:] = [_with_difference(run, first) for run in judged[1:]]
 
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     content = [_as_dict(run, first) for run in judged]
-    with replacing(output / "comparison.json") as file:
-        file.write(json.dumps(content, indent=1).encode())
+    write_json(output / "comparison.json", content)
     report = output / "comparison.html"
     title = f"{len(runs)} runs on the same cases"
     write_report(report, title, task, judged, [run.predictions for run in runs])
@@ -67,7 +66,8 @@ def comparison_table(runs: Sequence[JudgedRun]) -> str:
         line = f"{run.name:{width}}  {dice:.3f}"
         if run.difference:
             low, high = run.difference["interval"]
-            line += f"  {run.difference['value']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+            line += f"  {run.difference['value']:+.3f}"
+            line += "" if low is None else f" (95 % interval {low:+.3f} to {high:+.3f})"
         lines.append(line)
     return "\n".join(lines)
 

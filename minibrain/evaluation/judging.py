@@ -4,7 +4,6 @@ Scores are taken from the files on the disk, in the space of the label files. So
 judged again at any time, and predictions that come from elsewhere are judged in the same way.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
@@ -15,12 +14,13 @@ from tqdm import tqdm
 
 from minibrain.data import nifti
 from minibrain.data.decathlon import Task, open_task, read_case
-from minibrain.data.prepare import PreparedCase, restore
+from minibrain.data.prepare import restore
+from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 from minibrain.evaluation.background import FalseAlarms, false_alarms
 from minibrain.evaluation.baseline import voxelwise_classifier
 from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
-from minibrain.files import replacing
+from minibrain.files import make_folder, write_json
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
@@ -141,7 +141,8 @@ def judge_predictions(
 
     Raises
     ------
-    InputError : no prediction is of a labelled case, or one does not overlay its label
+    InputError : no prediction is of a labelled case, one does not overlay its label, or the output
+        folder cannot be made
     """
     folder, task = Path(predictions), open_task(data)
     names = [case.name for case in task.training if find_prediction(folder, case.name)]
@@ -151,7 +152,7 @@ def judge_predictions(
     print(f"{len(names)} of {len(task.training)} labelled cases have a prediction")
     judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
     output = Path(output or folder)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     summary = {"network": scores_as_dict(judged.evaluation)}
     return _write_results(output, task, judged, folder, summary)
 
@@ -198,8 +199,7 @@ def _write_results(
     output: Path, task: Task, judged: JudgedRun, predictions: Path, summary: dict
 ) -> Path:
     report, scores = output / "report.html", output / "scores.csv"
-    with replacing(output / "summary.json") as file:
-        file.write(json.dumps(summary, indent=1).encode())
+    write_json(output / "summary.json", summary)
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
     cases = _counted(len(judged.evaluation.cases), "case")

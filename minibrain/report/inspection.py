@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from minibrain.data.decathlon import Task, read_case
 from minibrain.data.inspection import CaseContent, Inspection
 from minibrain.data.nifti import to_canonical
+from minibrain.files import make_folder
 from minibrain.report.plots import CLASS_COLOURS, save, show_slice
 
 CASES_SHOWN = 6
@@ -25,12 +27,12 @@ def inspection_text(found: Inspection) -> str:
         lines += _sizes(contents) + _classes(task, contents) + _volumes(contents)
         lines += _intensities(task, contents) + _fullest(contents)
     lines += _listed("notes", found.notes) + _listed("faults", found.faults)
-    return "\n".join([*lines, "", f"{len(found.faults)} faults"])
+    return "\n".join([*lines, "", f"{len(found.faults)} fault" + "s" * (len(found.faults) != 1)])
 
 
 def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
     """Write distributions.png and slices.png, the slices with most tumour; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / "distributions.png", folder / "slices.png"]
     _plot_distributions(found.task, found.contents, paths[0])
     _plot_slices(found.task, _by_fullness(found.contents)[:CASES_SHOWN], paths[1])
@@ -138,4 +140,6 @@ def _plot_slices(task: Task, contents: list[CaseContent], path: Path) -> None:
         for channel, axes in enumerate(row[1:]):
             show_slice(axes, image[:, :, z, channel])
             axes.set_title(task.channels[channel], fontsize=9)
+    keys = [Patch(color=c, label=n) for c, n in zip(CLASS_COLOURS, task.classes, strict=False)]
+    figure.legend(handles=keys[1:], loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     save(figure, path)

@@ -43,6 +43,7 @@ HEADER = re.compile(  # of a .npy file, exactly as NumPy writes it for numbers i
     re.DOTALL,
 )
 LONGEST_HEADER = 512  # bytes
+NAME = re.compile(r"[\w./]+")  # of an array; others could do harm where they are printed
 
 
 class DamagedError(InputError):
@@ -105,13 +106,14 @@ def describe(path: Path) -> str:
     DamagedError : not a checkpoint, or damaged
     """
     with _opened(path) as arrays:
-        about = json.loads(arrays["about"].read().tobytes())
+        about = _read_about(arrays["about"])
         for array in arrays.values():
             array.read()
     lines = [f"{path}: {len(arrays)} arrays, all whole"]
     for name, value in about.items():
         entries = value if isinstance(value, dict) else {"": value}
-        lines += [name, *(f"  {key:36} {shorten(str(entries[key]), 60)}" for key in entries)]
+        texts = {key: shorten(_text(entries[key]), 60) for key in entries}
+        lines += [_text(name), *(f"  {_text(key):36} {text}" for key, text in texts.items())]
     lines += ["arrays", *(f"  {name:36} {a.dtype!s:8} {a.shape}" for name, a in arrays.items())]
     return "\n".join(lines)
 
@@ -144,6 +146,8 @@ def _opened(path: Path) -> Iterator[dict[str, _Array]]:
             arrays = {e.filename.removesuffix(".npy"): _declared(file, e) for e in entries}
             if len(arrays) < len(entries) or "about" not in arrays:
                 raise ValueError("a name occurs twice or about is missing")
+            if not all(map(NAME.fullmatch, arrays)):
+                raise ValueError("an array has a name that none of ours has")
             yield arrays
     except InputError:
         raise
@@ -166,6 +170,19 @@ def _declared(file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Array:
     return _Array(file, entry, dtype, shape)
 
 
+def _read_about(array: _Array) -> dict:
+    about = json.loads(array.read().tobytes())
+    if not isinstance(about, dict):
+        raise ValueError("about is no JSON object")
+    return about
+
+
+def _text(value) -> str:
+    """A JSON value in print; what a terminal would obey is escaped."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _read(path: Path, model: UNet) -> tuple[dict[str, np.ndarray], dict]:
     """All arrays of a checkpoint of this model, and its description."""
     network = _network(model)
@@ -185,7 +202,7 @@ def _read(path: Path, model: UNet) -> tuple[dict[str, np.ndarray], dict]:
                 raise InputError(
                     f"{path}: {name} has shape {found} of {array.dtype}, expected {expected}"
                 )
-        about = json.loads(about.read().tobytes())
+        about = _read_about(about)
         return {name: array.read() for name, array in declared.items()}, about
 
 

@@ -1,6 +1,5 @@
 """What a run has cost: time, and memory at its highest."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minibrain.errors import InputError
-from minibrain.files import replacing
+from minibrain.files import read_json, write_json
 
 NOTHING = {"seconds": 0.0, "peak_memory_bytes": 0}
 
@@ -34,8 +33,8 @@ def measured(path: Path, device: str) -> Iterator[None]:
 def read_cost(path: Path) -> dict:
     """{"seconds": ..., "peak_memory_bytes": ...}, both 0 if nothing has been measured."""
     try:
-        return {**NOTHING, **json.loads(path.read_bytes())}
-    except (OSError, ValueError, TypeError):
+        return {**NOTHING, **read_json(path, "a cost")}
+    except (InputError, TypeError):
         return dict(NOTHING)
 
 
@@ -45,8 +44,7 @@ def _add(path: Path, seconds: float, peak: int) -> None:
         "seconds": round(before["seconds"] + seconds, 3),
         "peak_memory_bytes": max(before["peak_memory_bytes"], peak),
     }
-    with replacing(path) as file:
-        file.write(json.dumps(cost, indent=1).encode())
+    write_json(path, cost)
 
 
 def _forget_peak(device: str) -> None:

@@ -80,7 +80,8 @@ class Trainer:
 
         Raises
         ------
-        InputError : no checkpoint can be read, or it is from other data or another configuration
+        InputError : no checkpoint can be read, or it is from other data, another configuration or
+            a later epoch than the last
         """
         about = self.folder.load(self.model, self.optimizer)
         if about is None:
@@ -196,6 +197,9 @@ class Trainer:
             if was != found:
                 path = self.folder.config
                 raise InputError(f"{path}: {name} is {found}, but the run was trained with {was}")
+        done = len(about["progress"]["history"])
+        if now["epochs"] < done:
+            raise InputError(f"epochs: got {now['epochs']}, but the run has done {done} already")
         if about["data"] != self.data:
             raise InputError(
                 f"{self.folder.path}: the cases or their split are not those the run was trained on"

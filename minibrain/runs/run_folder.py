@@ -12,20 +12,28 @@ report.html                     the same to look at, with slices
 
 import csv
 import io
-import json
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from minibrain.data import split
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
-from minibrain.files import Lock, replacing
+from minibrain.files import Lock, make_folder, remove_leftovers, replacing, write_json
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.report.plots import plot_progress
 from minibrain.runs import checkpoint
+
+
+def require_run(path: str | Path) -> Path:
+    """The path, if it is the folder of a run; InputError otherwise."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: holds no config.json, expected the folder of a run")
+    return path
 
 
 class RunFolder:
@@ -40,12 +48,12 @@ class RunFolder:
         self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
         self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
         self.previous = path / "checkpoints/previous.npz"
+        self.damaged = path / "checkpoints/damaged.npz"
         self.task, self.cost = path / "task.json", path / "cost.json"
         self.summary = path / "summary.json"
         self.predictions, self.background = path / "predictions", path / "background"
         self._lock = Lock(path / ".lock")
-        for leftover in path.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(path)
 
     @classmethod
     def claim(cls, output: str | None, network: str) -> "RunFolder":
@@ -61,10 +69,10 @@ class RunFolder:
         InputError : the folder is in use, holds anything, or cannot be made
         """
         path = Path("runs", f"{network}-1") if output is None else Path(output)
-        _make(path.parent)
+        make_folder(path.parent)
         if output is None:
             return cls(_make_first_free(path.parent, network))
-        _make(path)
+        make_folder(path)
         if not any(path.iterdir()) or (path / ".lock").exists():
             folder = cls(path)
             if folder._is_unused():
@@ -80,9 +88,7 @@ class RunFolder:
         ------
         InputError : there is none, or the run is still going on
         """
-        if not Path(path, "config.json").is_file():
-            raise InputError(f"{path}: holds no config.json, expected the folder of a run")
-        return cls(Path(path))
+        return cls(require_run(path))
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -96,10 +102,10 @@ class RunFolder:
 
     def start(self, config: dict, parts: split.Split) -> None:
         """Write what is known before the first step; first the file that `reopen` asks for."""
-        _write_json(self.config, config)
+        write_json(self.config, config)
         split.save(parts, self.splits)
         for name in ("checkpoints", "predictions", "background"):
-            _make(self.path / name)
+            make_folder(self.path / name)
 
     def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
         """Write last.npz; the one before becomes previous.npz, and the one before that goes.
@@ -114,6 +120,8 @@ class RunFolder:
 
     def load(self, model: UNet, optimizer: Adam) -> dict | None:
         """Read last.npz or, with a warning if it is damaged or gone, previous.npz.
+
+        What is damaged becomes damaged.npz, so that it never takes the place of previous.npz.
 
         Returns
         -------
@@ -131,7 +139,10 @@ class RunFolder:
             if not self.previous.exists():
                 raise
             warnings.warn(f"{error}; going on from {self.previous}", stacklevel=2)
-            return checkpoint.load_training(self.previous, model, optimizer)
+            about = checkpoint.load_training(self.previous, model, optimizer)
+            with suppress(FileNotFoundError):
+                self.last.replace(self.damaged)
+            return about
 
     def record(self, history: Sequence[dict]) -> None:
         """Write the table and the plot of all epochs so far, one dict each."""
@@ -146,20 +157,13 @@ class RunFolder:
     def write_task(self, task: Task) -> None:
         """What predicting must know of the task, which may be elsewhere by then."""
         names = {"name": task.name, "channels": task.channels, "classes": task.classes}
-        _write_json(self.task, names)
+        write_json(self.task, names)
 
     def write_summary(self, summary: dict) -> None:
-        _write_json(self.summary, summary)
+        write_json(self.summary, summary)
 
     def _is_unused(self) -> bool:
         return {path.name for path in self.path.iterdir()} <= {".lock"}
-
-
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def _make_first_free(parent: Path, stem: str) -> Path:
@@ -173,8 +177,3 @@ def _make_first_free(parent: Path, stem: str) -> Path:
             continue
         except OSError as error:
             raise InputError(f"{path}: cannot be made: {error.strerror}") from error
-
-
-def _write_json(path: Path, value) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(value, indent=1).encode())

@@ -14,8 +14,9 @@ from minibrain.data.decathlon import open_task, read_case
 from minibrain.errors import InputError
 from minibrain.experiment import CONFIGS
 from minibrain.optimizers import Adam
-from minibrain.study.page import write_page
-from minibrain.study.pictures import slicer
+from minibrain.study.page import write_page, write_record
+from minibrain.study.pictures import Picture, slicer
+from minibrain.study.records import Trace
 from minibrain.study.trace import trace_step
 from minibrain.training import to_model, train_step
 
@@ -45,41 +46,44 @@ def explain(
     network : name of a preset
     data : "TASK/CASE", folder of a task and name of a labelled case in it; None makes a phantom
     steps : before the traced one, so that activations and gradients mean something
-    output : the HTML file
+    output : the page, or, if its name ends in .json, the record of the step alone
 
     Raises
     ------
     InputError : an unknown network, task or case; a folder that is not there; steps below 0
     """
-    output = Path(output)
+    path = Path(output)
     if network not in CONFIGS:
         raise InputError(f"network: got {network!r}, expected one of {', '.join(CONFIGS)}")
     if steps < 0:
         raise InputError(f"steps: got {steps}, expected 0 or more")
-    if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"{output}: cannot be written, expected a file in a folder that is there")
-    config = CONFIGS[network]
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written, expected a file in a folder that is there")
     model = getattr(models, network)().to(find_device(device))
-    case = load_case(data, config.channels if model.rank == 2 else None, model.rank)
+    case = load_case(data, CONFIGS[network].channels if model.rank == 2 else None, model.rank)
+    trace, scene = _learn_and_trace(model, case, steps)
+    print(trace)
+    size = "×".join(map(str, case.labels.shape[1:]))
+    title = f"{network} on {case.name}, {size} voxels, after {steps} steps"
+    if path.suffix == ".json":
+        write_record(path, title, trace)
+    else:
+        write_page(path, title, trace, scene, {"channels": case.channels, "classes": case.classes})
+    print(f"written to {path}")
+
+
+def _learn_and_trace(model, case: StudyCase, steps: int) -> tuple[Trace, dict[str, Picture]]:
+    """The step after these, and pictures of the case and of what is predicted before it."""
     optimizer = Adam(model.named_parameters(), learning_rate=2e-3)
+    picture = slicer(case.depth)
     with threadpool_limits(limits=1, user_api="blas"):
         for step in trange(steps, desc="train", unit="step"):
             train_step(model, optimizer, case.images, case.labels, step)
         predicted = to_host(model.forward(to_model(case.images, model))[0]).argmax(axis=-1)
-        picture = slicer(case.depth)
         trace = trace_step(model, optimizer, case.images, case.labels, steps, picture)
-    print(trace)
-    size = "×".join(map(str, case.labels.shape[1:]))
-    title = f"{network} on {case.name}, {size} voxels, after {steps} steps"
-    scene = {
-        "image": case.images,
-        "labels": case.labels[..., None],
-        "prediction": predicted[..., None],
-    }
-    pictures = {name: picture(array) for name, array in scene.items()}
-    names = {"channels": case.channels, "classes": case.classes}
-    write_page(output, title, trace, pictures, names)
-    print(f"written to {output}")
+    labels, prediction = case.labels[..., None], predicted[..., None]
+    scene = {"image": case.images, "labels": labels, "prediction": prediction}
+    return trace, {name: picture(array) for name, array in scene.items()}
 
 
 def load_case(data: str | None, channels, rank: int) -> StudyCase:

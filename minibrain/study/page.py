@@ -1,4 +1,5 @@
-"""The explorer: one HTML file that needs nothing else, made of a trace and the parts beside it."""
+"""The explorer: one HTML file that needs nothing else, made of a trace and the parts beside it;
+or the trace alone."""
 
 import html
 import json
@@ -7,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from minibrain.files import replacing
+from minibrain.layers import GatedConcat
 from minibrain.models import UNet
 from minibrain.study.formulas import FORMULAS
 from minibrain.study.pictures import Picture
@@ -14,8 +16,8 @@ from minibrain.study.records import Measure, Node, Trace
 from minibrain.study.sources import operation_sources, source
 
 SCRIPTS = (
-    *("arithmetic", "draw", "u", "lens", "network"),
-    *("rows", "grids", "facts", "convolution", "loss", "page"),
+    *("arithmetic", "draw", "controls", "code", "u", "lens", "network"),
+    *("rows", "grids", "slices", "facts", "bench", "convolution", "kinds", "loss", "page"),
 )
 
 
@@ -35,13 +37,19 @@ def write_page(path: Path, title: str, trace: Trace, scene: dict[str, Picture], 
         file.write(page(title, data).encode())
 
 
+def write_record(path: Path, title: str, trace: Trace) -> None:
+    """Write one traced step as JSON, without pictures."""
+    with replacing(path) as file:
+        file.write(json.dumps({"title": title, **trace.as_json()}, indent=1).encode())
+
+
 def page(title: str, data: dict) -> str:
     """The whole page; nothing in title or data can break out of its place."""
     folder = files("minibrain.study") / "explorer"
     parts = {
         "title": html.escape(title),
         "style": (folder / "style.css").read_text(),
-        "data": json.dumps(data).replace("<", "\\u003c"),
+        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "script": "\n".join((folder / f"{name}.js").read_text() for name in SCRIPTS),
     }
     template = (folder / "template.html").read_text()
@@ -52,37 +60,46 @@ def trace_data(trace: Trace) -> dict:
     """What the page knows of a step: its record with pictures, formulas and sources."""
     operations = sorted({node.operation for node in trace.nodes})
     record = trace.as_json()
+    results = {node["name"]: node["backward"]["results"] for node in record["nodes"]}
     return {
-        "loss": trace.loss,
+        "loss": record["loss"],
         "update": record["update"],
         "held": trace.bytes_held(),
         "nodes": [
-            kept | _pictures(trace, node)
+            kept | _pictures(trace, node, results)
             for node, kept in zip(trace.nodes, record["nodes"], strict=True)
         ],
         "formulas": {name: FORMULAS[name]._asdict() for name in operations},
         "sources": {
             **{name: operation_sources(name) for name in operations},
-            "skip": {"forward": [source(UNet.forward)], "backward": [source(UNet.backward)]},
+            "skip": {
+                "forward": [source(UNet.forward, mark="skips.append(")],
+                "backward": [source(UNet.backward, mark="dskips.pop()")],
+            },
+            "signal": {
+                "forward": [source(GatedConcat.forward, mark="attention_gate_forward(")],
+                "backward": [source(GatedConcat.backward, mark="dx + dsignal")],
+            },
         },
     }
 
 
-def _pictures(trace: Trace, node: Node) -> dict:
-    """The pictures of a node and, of a result used twice, of the gradients that meet."""
-    meeting = trace.meeting_gradients(node) if len(node.uses) > 1 else {}
+def _pictures(trace: Trace, node: Node, results: dict[str, dict]) -> dict:
+    """The pictures of a node and, of a result used twice, the gradients that meet.
+
+    Parameters
+    ----------
+    results : what the backward of every node returned, as in the record
+    """
+    uses = node.uses if len(node.uses) > 1 else []
+    meeting = trace.meeting_gradients(node)
     return {
         "picture": _json(node.result),
         "gradient": _json(node.arriving),
+        "meets_in": "signal" if any(use.gradient == "dsignal" for use in uses) else "skip",
         "meeting": [
-            {
-                "from": name,
-                "mean": measure.mean,
-                "std": measure.std,
-                "max": measure.max,
-                "picture": _json(measure),
-            }
-            for name, measure in meeting.items()
+            {"from": use.by, **results[use.by][use.gradient], "picture": _json(meeting[use.by])}
+            for use in uses
         ],
     }
 

@@ -12,7 +12,7 @@ PACKAGE = Path(minibrain.__file__).parent
 
 def operation_sources(operation: str) -> dict[str, list[dict]]:
     """Of "conv", say: {"forward": [...], "backward": [...]}, each the public function and what it
-    calls in `minibrain.functional`, as dicts with name, file, line and text."""
+    calls in `minibrain.functional`; see `source`."""
     return {
         direction: [
             source(f) for f in _with_called(getattr(functional, f"{operation}_{direction}"))
@@ -21,12 +21,21 @@ def operation_sources(operation: str) -> dict[str, list[dict]]:
     }
 
 
-def source(function: Callable) -> dict:
-    """Name, file, line and text of a function."""
-    text, line = inspect.getsourcelines(function)
+def source(function: Callable, mark: str = "") -> dict:
+    """Name, file and text of a function, and the number of the one line that holds `mark`, from 0.
+
+    Raises
+    ------
+    ValueError : `mark` is not in just one line: what the page would point at has gone
+    """
+    lines = inspect.getsource(function)
+    text = (inspect.cleandoc(f"\n{lines}") if lines[0] == " " else lines).rstrip()
     file = Path(inspect.getsourcefile(function)).relative_to(PACKAGE.parent).as_posix()
-    body = inspect.cleandoc("\n" + "".join(text)) if text[0].startswith(" ") else "".join(text)
-    return {"name": function.__qualname__, "file": file, "line": line, "text": body.rstrip()}
+    shown = {"name": function.__qualname__, "file": file, "text": text}
+    if not mark:
+        return shown
+    [number] = [number for number, line in enumerate(text.split("\n")) if mark in line]
+    return shown | {"mark": number}
 
 
 def _with_called(function, seen=None) -> Iterator[Callable]:

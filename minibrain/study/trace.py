@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ GRADIENTS = {
     "instance_norm": NORM_GRADIENTS,
     "norm_relu": NORM_GRADIENTS,
     "concat": ("da", "db"),
+    "cce_dice_loss": ("dlogits",),
     "attention_gate": (
         *("dskip", "dsignal"),
         *("dskip_weight", "dsignal_weight", "dbias", "dscore_weight", "dscore_bias"),
@@ -167,7 +169,7 @@ class _Watcher:
         return Pass(call.who, call.seconds - own, count, measured)
 
     def _measure(self, x) -> Measure:
-        x = x if hasattr(x, "ndim") else np.asarray(x)
+        x = kernels.written(x) if hasattr(x, "ndim") else np.asarray(x)
         mean, std = (float(f(dtype=np.float64)) for f in (x.mean, x.std))
         largest = max(float(x.max()), -float(x.min()))
         picture = self.picture(x) if x.ndim == self.model.rank + 2 else None
@@ -200,9 +202,10 @@ def _layers(model):
 
 
 def _arrays(saved, prefix=""):
-    """Every array in nested named tuples, with its path."""
-    for field, value in zip(saved._fields, saved, strict=True):
-        if hasattr(value, "_fields"):
+    """Every array in nested named tuples and data classes, with its path."""
+    fields = vars(saved) if is_dataclass(saved) else saved._asdict()
+    for field, value in fields.items():
+        if is_dataclass(value) or hasattr(value, "_asdict"):
             yield from _arrays(value, f"{prefix}{field}.")
         elif getattr(value, "ndim", 0):
             yield f"{prefix}{field}", value

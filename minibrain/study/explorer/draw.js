@@ -22,14 +22,15 @@ const draw = (() => {
   const svg = (tag, attributes = {}, ...children) =>
     fill(document.createElementNS(SVG, tag), attributes, children);
 
-  /** Three digits, with a true minus. */
-  function number(value) {
+  /** Three digits, with a true minus; what is not finite is a string already. */
+  function number(value, digits = 3) {
     if (value === 0) return "0";
+    if (typeof value === "string") return value;
     const size = Math.abs(value);
     const text =
       size >= 1e4 || size < 1e-3
-        ? value.toExponential(1).replace(/\.0e/, "e").replace("e+", "e")
-        : String(+value.toPrecision(3));
+        ? value.toExponential(1).replace("e+", "e")
+        : String(+value.toPrecision(digits));
     return text.replaceAll("-", "−");
   }
 
@@ -116,59 +117,6 @@ const draw = (() => {
     );
   }
 
-  /** A labelled range input that shows its value; change(value) is called as it moves. */
-  function slider({ name, text, min, max, value, step = 1, change, show = String }) {
-    const output = el("output", {}, show(value));
-    const input = el("input", {
-      type: "range",
-      name,
-      min,
-      max,
-      step,
-      value,
-      "aria-label": text,
-      oninput: () => {
-        output.textContent = show(+input.value);
-        change(+input.value);
-      },
-    });
-    const set = (next) => {
-      input.value = next;
-      output.textContent = show(+input.value);
-    };
-    return {
-      input,
-      set,
-      element: el("label", { class: "slider" }, el("span", {}, text), input, output),
-    };
-  }
-
-  /** Buttons of which one is pressed; options is {value: text}. */
-  function choice(label, options, value, change) {
-    const buttons = Object.entries(options).map(([option, text]) =>
-      el(
-        "button",
-        {
-          type: "button",
-          "aria-pressed": String(option === value),
-          onclick: () => {
-            press(option);
-            change(option);
-          },
-        },
-        text,
-      ),
-    );
-    const press = (chosen) =>
-      Object.keys(options).forEach((option, i) =>
-        buttons[i].setAttribute("aria-pressed", String(option === chosen)),
-      );
-    return {
-      press,
-      element: el("div", { class: "choice", role: "group", "aria-label": label }, buttons),
-    };
-  }
-
   /** A table from rows of cells; the first row is the head. */
   function table(head, rows) {
     const line = (cells, tag) =>
@@ -193,30 +141,6 @@ const draw = (() => {
     );
   }
 
-  const TOKENS =
-    /("""[\s\S]*?"""|"[^"\n]*"|'[^'\n]*')|(#.*)|\b(def|return|for|in|if|else|elif|not|and|or|is|while|yield|with|as|raise|lambda|class|None|True|False|from|import)\b|(@\w+)/g;
-
-  /** The first line, and a button that brings the others. */
-  function docstring(text) {
-    const [first, ...others] = text.split("\n");
-    const rest = el("span", { hidden: "" }, `\n${others.join("\n")}`);
-    if (others.length < 3) return el("span", { class: "string" }, text);
-    const more = el(
-      "button",
-      {
-        type: "button",
-        class: "more",
-        "aria-label": "the whole docstring",
-        onclick: () => {
-          rest.hidden = false;
-          more.remove();
-        },
-      },
-      "⋯",
-    );
-    return el("span", { class: "string" }, first, more, rest);
-  }
-
   /** Lines of mathematics, in which Σ_k,c has its indexes below. */
   const formula = (lines) =>
     el(
@@ -233,30 +157,6 @@ const draw = (() => {
       ),
     );
 
-  /** Python source with its strings, comments and keywords marked; `mark` is a line to point at. */
-  function code(text, mark) {
-    const pieces = [];
-    let end = 0;
-    for (const match of text.matchAll(TOKENS)) {
-      pieces.push(text.slice(end, match.index));
-      const kind = ["string", "comment", "keyword", "decorator"].find((_, i) => match[i + 1]);
-      pieces.push(
-        !mark && match[0].startsWith('"""')
-          ? docstring(match[0])
-          : el("span", { class: kind }, match[0]),
-      );
-      end = match.index + match[0].length;
-    }
-    pieces.push(text.slice(end));
-    if (!mark) return el("pre", { tabindex: "0" }, el("code", {}, pieces));
-    const line = text.slice(0, text.indexOf(mark)).split("\n").length - 1;
-    return el(
-      "pre",
-      { tabindex: "0", class: "marked", style: `--line: ${line}` },
-      el("code", {}, pieces),
-    );
-  }
-
   return {
     el,
     svg,
@@ -265,11 +165,8 @@ const draw = (() => {
     times,
     tile,
     tiles,
-    slider,
-    choice,
     table,
     formula,
-    code,
     isDark,
     classColour,
   };

@@ -36,30 +36,33 @@ const lens = (() => {
         ? `first ${picture.channels} of ${channels} channels`
         : `all ${channels} channels`;
     const every = picture.every > 1 ? `, one voxel of ${picture.every} a side` : "";
-    return `${name}, ${shown}${every}; here ${end(picture.low, "blue")} to ${end(picture.high, "orange")}`;
+    const arriving = name === "dy" ? " arriving" : "";
+    return `${name}${arriving}, ${shown}${every}; here ${end(picture.low, "blue")} to ${end(picture.high, "orange")}`;
   }
+
+  /** What becomes of an array that a forward keeps. */
+  function fate(node, saved) {
+    if (saved.kept_by === node.name) return "the same array again";
+    if (saved.kept_by?.startsWith(`${node.name}.`)) return "a parameter, there anyway";
+    if (saved.kept_by) return `kept by ${saved.kept_by} already`;
+    if (!saved.freed_after) return "held to the end";
+    return saved.freed_after === node.name
+      ? "freed by this backward"
+      : `freed by ${saved.freed_after}`;
+  }
+
+  /** The path of a field, which may be broken after its dots. */
+  const path = (field) => field.split(".").map((part, i) => (i ? [".", el("wbr"), part] : part));
 
   function savedTable(node) {
     if (!node.saved.length)
       return el("p", { class: "quiet" }, "Saves no array: its shapes are enough for the way back.");
-    const rows = node.saved.map((saved) => {
-      const parameter = saved.kept_by && saved.kept_by.startsWith(`${node.name}.`);
-      const fate = parameter
-        ? "a parameter, there anyway"
-        : saved.kept_by
-          ? `kept by ${saved.kept_by} already`
-          : saved.freed_after === node.name
-            ? "freed by this backward"
-            : saved.freed_after
-              ? `freed by ${saved.freed_after}`
-              : "held to the end";
-      return [
-        el("code", {}, saved.field),
-        shapeText(saved.shape),
-        saved.bytes ? prefixed(saved.bytes, "B") : "–",
-        fate,
-      ];
-    });
+    const rows = node.saved.map((saved) => [
+      el("code", {}, path(saved.field)),
+      shapeText(saved.shape),
+      saved.bytes ? prefixed(saved.bytes, "B") : "–",
+      fate(node, saved),
+    ]);
     return draw.table(["saved", "shape", "adds", "and then"], rows);
   }
 
@@ -73,108 +76,93 @@ const lens = (() => {
     return rows.length ? draw.table(["out comes", "shape", "std", "largest"], rows) : null;
   }
 
-  function sources(list, { mark, twin } = {}) {
-    const note =
+  function sources(list, twin = "reference") {
+    return el(
+      "div",
+      { class: "sources" },
       twin === "fast"
         ? el(
             "p",
             { class: "quiet" },
             "The readable body; a fast twin of it in minibrain/kernels ran here.",
           )
-        : null;
-    return el(
-      "div",
-      { class: "sources" },
-      note,
+        : null,
       list.map((item, i) =>
         el(
           "details",
           { open: i === 0 },
-          el("summary", {}, el("b", {}, item.name), el("span", {}, `${item.file}:${item.line}`)),
-          draw.code(item.text, mark),
+          el("summary", {}, el("b", {}, item.name), el("span", {}, item.file)),
+          code(item),
         ),
       ),
     );
   }
 
+  /** Slices of an array and its statistics; of a loss, the number. */
+  function look(node, name, picture, measure) {
+    if (!picture) return el("p", { class: "big" }, number(measure.mean, 4));
+    const what = `${name} of ${node.name}`;
+    const tiles = draw.tiles(picture, "signed", what, caption(name, node, picture));
+    return [tiles, statistics(measure)];
+  }
+
   function forwardColumn(data, node) {
-    const formula = data.formulas[node.operation];
-    const y = node.forward.results.y;
     return el(
       "section",
       { class: "pass forward" },
       el("h3", {}, "Forward"),
       cost(node.forward),
-      draw.formula(formula.forward),
-      node.picture
-        ? [
-            draw.tiles(
-              node.picture,
-              "signed",
-              `y of ${node.name}`,
-              caption("y", node, node.picture),
-            ),
-            statistics(y),
-          ]
-        : el("p", { class: "big" }, number(y.mean)),
+      draw.formula(data.formulas[node.operation].forward),
+      look(node, "y", node.picture, node.forward.results.y),
       savedTable(node),
-      sources(data.sources[node.operation].forward, node.forward),
+      sources(data.sources[node.operation].forward, node.forward.twin),
     );
   }
 
   function backwardColumn(data, node) {
-    const formula = data.formulas[node.operation];
+    const spared = node.operation.startsWith("conv") && !node.backward.results.dx;
+    const note =
+      "No dx: nothing before it is learned, so this pass is spared (input_gradient=False).";
     return el(
       "section",
       { class: "pass backward" },
       el("h3", {}, "Backward"),
       cost(node.backward),
-      draw.formula(formula.backward),
-      node.gradient
-        ? [
-            draw.tiles(
-              node.gradient,
-              "signed",
-              `dy of ${node.name}`,
-              caption("dy arriving", node, node.gradient),
-            ),
-            statistics(node.arriving),
-          ]
-        : el("p", { class: "big" }, number(node.arriving.mean)),
+      draw.formula(data.formulas[node.operation].backward),
+      look(node, "dy", node.gradient, node.arriving),
       gradientTable(node),
-      node.operation.startsWith("conv") && !node.backward.results.dx
-        ? el(
-            "p",
-            { class: "quiet" },
-            "No dx: nothing before it is learned, so this pass is spared (input_gradient=False).",
-          )
-        : null,
-      sources(data.sources[node.operation].backward, node.backward),
+      spared ? el("p", { class: "quiet" }, note) : null,
+      sources(data.sources[node.operation].backward, node.backward.twin),
     );
   }
 
-  /** The two gradients of a skip, and their sum. */
-  function meeting(data, node) {
+  /** The two gradients of a result that was used twice, and their sum. */
+  function meeting(node) {
     const row = (sign, name, picture, measure) =>
       el(
         "div",
         { class: "term" },
         el("span", { class: "sign" }, sign),
-        el("div", {}, draw.tiles(picture, "signed", name, name), statistics(measure)),
+        draw.tiles(picture, "signed", name, name),
+        statistics(measure),
       );
     const [below, across] = node.meeting;
     return el(
       "section",
       { class: "pass backward meeting" },
       el("h3", {}, "Two gradients meet"),
-      el(
-        "p",
-        {},
-        `The result of ${node.name} was used twice: by ${below.from} and, further on, by ${across.from}. The loss depends on it along both ways, so the gradients of the two ways add. That sum is what ${node.name} gets.`,
-      ),
       row("", `from ${below.from}`, below.picture, below),
       row("+", `from ${across.from}`, across.picture, across),
       row("=", `dy of ${node.name}`, node.gradient, node.arriving),
+    );
+  }
+
+  function usedTwice(node) {
+    const [below, across] = node.meeting;
+    return (
+      `The result of ${node.name} was used twice: by ${below.from} and, further on, by ` +
+      `${across.from}. The loss depends on it along both ways, so the gradients of the two ways ` +
+      `add. That sum is what ${node.name} gets.`
     );
   }
 
@@ -202,50 +190,50 @@ const lens = (() => {
     ];
   }
 
-  function lens(data, event) {
-    const node = data.nodes[event.i];
-    const formula = data.formulas[node.operation];
+  function head(node, formula, idea) {
     const ins = node.inputs.map(shapeText).join("  and  ");
-    const out = shapeText(node.forward.results.y.shape);
-    const head = el(
+    const parameters = node.parameters
+      ? ` · ${node.parameters.toLocaleString("en")} parameters`
+      : "";
+    return el(
       "header",
       {},
       el("h2", {}, node.name, el("small", {}, formula.title)),
       el(
         "p",
         { class: "shapes" },
-        `${ins} → ${out}`,
-        node.parameters ? ` · ${node.parameters.toLocaleString("en")} parameters` : "",
+        `${ins} → ${shapeText(node.forward.results.y.shape)}${parameters}`,
       ),
-      el("p", { class: "idea" }, formula.idea),
+      el("p", { class: "idea" }, idea),
     );
+  }
+
+  /** The network's own code, at the lines where a result is used again and its gradients add. */
+  function meetingColumns(functions) {
+    const column = (kind, title) =>
+      el("section", { class: `pass ${kind}` }, el("h3", {}, title), sources(functions[kind]));
+    return el(
+      "div",
+      { class: "columns" },
+      column("forward", "Forward: used twice"),
+      column("backward", "Backward: the sum"),
+    );
+  }
+
+  function lens(data, event) {
+    const node = data.nodes[event.i];
+    const formula = data.formulas[node.operation];
     if (event.kind === "meet") {
-      return [
-        head,
-        meeting(data, node),
-        el(
-          "div",
-          { class: "columns" },
-          el(
-            "section",
-            { class: "pass forward" },
-            el("h3", {}, "Forward: used twice"),
-            sources(data.sources.skip.forward, { mark: "skips.append(x)" }),
-          ),
-          el(
-            "section",
-            { class: "pass backward" },
-            el("h3", {}, "Backward: the sum"),
-            sources(data.sources.skip.backward, { mark: "dx = dx + dskips.pop()" }),
-          ),
-        ),
-      ];
+      const columns = meetingColumns(data.sources[node.meets_in]);
+      return [head(node, formula, usedTwice(node)), meeting(node), columns];
     }
     return [
-      head,
+      head(node, formula, formula.idea),
       ...(node.operation === "cce_dice_loss" ? scene(data) : []),
       el("div", { class: "columns" }, forwardColumn(data, node), backwardColumn(data, node)),
-      node.meeting.length ? meeting(data, node) : null,
+      node.meeting.length
+        ? [el("p", { class: "idea apart" }, usedTwice(node)), meeting(node)]
+        : null,
     ];
   }
 

@@ -3,35 +3,17 @@
 // Room 3: logits on sliders, and what two losses make of them.
 const loss = (() => {
   const { el, number } = draw;
-  const CLASSES = ["background", "edema", "enhancing"];
-  const LARGEST_LOGIT = 6;
-  const DECADES = 4; // counts run from 1 to 10⁴
+  const { CLASSES, card } = kinds;
 
+  const RIGHT = [
+    [1, 0, 0],
+    [0, 1, 0],
+    [0, 0, 1],
+  ];
   const EXAMPLES = {
-    balanced: {
-      counts: [1, 1, 1],
-      logits: [
-        [1, 0, 0],
-        [0, 1, 0],
-        [0, 0, 1],
-      ],
-    },
-    "a brain": {
-      counts: [10000, 316, 10],
-      logits: [
-        [5, 0, 0],
-        [0, 1, 0],
-        [0, 0, 1],
-      ],
-    },
-    "all background": {
-      counts: [10000, 300, 10],
-      logits: [
-        [4, 0, 0],
-        [4, 0, 0],
-        [4, 0, 0],
-      ],
-    },
+    balanced: { counts: [1, 1, 1], logits: RIGHT },
+    "a brain": { counts: [10000, 316, 10], logits: [[5, 0, 0], RIGHT[1], RIGHT[2]] },
+    "all background": { counts: [10000, 316, 10], logits: Array(3).fill([4, 0, 0]) },
     "sure and wrong": {
       counts: [100, 100, 100],
       logits: [
@@ -42,256 +24,139 @@ const loss = (() => {
     },
   };
 
-  const whole = (value) => Math.round(value).toLocaleString("en");
+  const pullOf = (dz) => arithmetic.sum(dz.map(Math.abs));
 
-  /** A bar to the right of zero, or to both sides of it. */
-  function bar(value, largest, kind) {
-    const share = largest ? value / largest : 0;
-    const start = kind === "share" ? 0 : share < 0 ? 50 + 50 * share : 50;
-    const width = kind === "share" ? 100 * share : 50 * Math.abs(share);
+  /** Share of each kind of voxel in the sum of |dz|: who it is that the network hears. */
+  function pulls(counts, { gradient }) {
+    const pull = gradient.map((dz, v) => counts[v] * pullOf(dz));
+    const all = arithmetic.sum(pull);
+    return pull.map((value) => (all ? value / all : 0));
+  }
+
+  const percent = (share) => `${(100 * share).toFixed(0)} %`;
+
+  /** A bar that is divided among the kinds. */
+  function stack(name, shares) {
+    const said = shares.map((share, v) => `voxel ${v + 1} ${percent(share)}`).join(", ");
+    const parts = shares.map((share, v) =>
+      el(
+        "span",
+        { class: `of-${v}`, style: `width: ${100 * share}%` },
+        share > 0.12 ? percent(share) : "",
+      ),
+    );
     return el(
-      "span",
-      { class: `bar-track ${kind}` },
-      el("span", { class: "bar-fill", style: `left: ${start}%; width: ${width}%` }),
+      "div",
+      { class: "stack" },
+      el("span", {}, name),
+      el("div", { class: "stack-bar", role: "img", "aria-label": `${name}: ${said}` }, parts),
     );
   }
 
-  const pullOf = (dz) => arithmetic.sum(dz.map(Math.abs));
+  /** One voxel of the rarest kind against one of the most frequent. */
+  function loudness({ counts, labels }, losses) {
+    const rare = counts.indexOf(Math.min(...counts));
+    const frequent = counts.indexOf(Math.max(...counts));
+    if (rare === frequent) return "The three kinds are equally frequent.";
+    const [one, other] = losses.map(({ gradient }) =>
+      number(pullOf(gradient[rare]) / pullOf(gradient[frequent])),
+    );
+    return (
+      `One ${CLASSES[labels[rare]]} voxel pulls ${one} times as hard as one ` +
+      `${CLASSES[labels[frequent]]} voxel in cross-entropy, ${other} times in Dice.`
+    );
+  }
 
-  const largestOf = (gradient) => Math.max(...gradient.flat().map(Math.abs));
+  function values([cce, dice]) {
+    const scores = CLASSES.map((name, c) => `${name} ${dice.scores[c].toFixed(3)}`).join(", ");
+    return el(
+      "div",
+      { class: "fact" },
+      el("h3", {}, "The values"),
+      el(
+        "p",
+        { class: "formula" },
+        `CCE = ${cce.loss.toFixed(4)}`,
+        el("br"),
+        `Dice loss = ${dice.loss.toFixed(4)}`,
+        el("br"),
+        `½ CCE + ½ Dice = ${((cce.loss + dice.loss) / 2).toFixed(4)}`,
+      ),
+      el(
+        "p",
+        {},
+        `Soft Dice scores: ${scores}. The mean counts every class alike, however few its voxels.`,
+      ),
+    );
+  }
+
+  function whoPulls(state, losses) {
+    const { counts, labels } = state;
+    const voxels = arithmetic.sum(counts);
+    const keys = labels.map((label, v) =>
+      el("span", {}, el("span", { class: `key of-${v}` }), `${CLASSES[label]} `),
+    );
+    return el(
+      "div",
+      { class: "fact" },
+      el("h3", {}, "Who pulls"),
+      stack(
+        "voxels",
+        counts.map((count) => count / voxels),
+      ),
+      stack("Σ|dz|, CCE", pulls(counts, losses[0])),
+      stack("Σ|dz|, Dice", pulls(counts, losses[1])),
+      el("p", { class: "legend" }, keys),
+      el("p", {}, loudness(state, losses)),
+    );
+  }
+
+  const imbalance = () =>
+    el(
+      "div",
+      { class: "fact across" },
+      el("h3", {}, "What imbalance does"),
+      el(
+        "p",
+        {},
+        "Cross-entropy gives every voxel dz = (p − t) / voxels, whatever its class: a class is heard by its number of voxels and by how wrong they are. Dice divides by the size of the class, so a voxel of a rare class pulls harder. But dz goes through p: where the network is sure and wrong, p of the true class is near 0, and Dice falls silent while cross-entropy does not.",
+      ),
+    );
 
   function open(root) {
-    const state = { counts: [], logits: [], labels: [0, 1, 2] };
-    const cards = [];
+    const state = { counts: [], logits: [], labels: [] };
+    const cards = CLASSES.map((_, v) => card(v, state, render));
     const summary = el("div", { class: "facts" });
 
-    function card(v) {
-      const title = el("h3", {});
-      const count = draw.slider({
-        name: `count-${v}`,
-        text: "voxels like it",
-        min: 0,
-        max: DECADES,
-        step: 0.25,
-        value: 0,
-        show: (value) => whole(10 ** value),
-        change: (value) => {
-          state.counts[v] = Math.round(10 ** value);
-          render();
-        },
-      });
-      const label = el(
-        "select",
-        {
-          "aria-label": "true class",
-          onchange: () => {
-            state.labels[v] = +label.value;
-            render();
-          },
-        },
-        CLASSES.map((name, c) => el("option", { value: c, selected: c === v }, name)),
-      );
-      const logits = CLASSES.map((name, c) =>
-        draw.slider({
-          name: `logit-${v}-${c}`,
-          text: name,
-          min: -LARGEST_LOGIT,
-          max: LARGEST_LOGIT,
-          step: 0.1,
-          value: 0,
-          show: number,
-          change: (value) => {
-            state.logits[v][c] = value;
-            render();
-          },
-        }),
-      );
-      const values = el("div", {});
-      return {
-        title,
-        count,
-        label,
-        logits,
-        values,
-        element: el(
-          "article",
-          { class: "card" },
-          title,
-          el("label", { class: "slider select" }, el("span", {}, "true class"), label),
-          count.element,
-          el("h4", {}, "logits z"),
-          logits.map((slider) => slider.element),
-          values,
-        ),
-      };
-    }
-
-    function load(example) {
-      state.counts = example.counts.map(Math.round);
-      state.logits = example.logits.map((z) => [...z]);
+    function load({ counts, logits }) {
+      state.counts = [...counts];
+      state.logits = logits.map((z) => [...z]);
       state.labels = [0, 1, 2];
-      cards.forEach((each, v) => {
-        each.count.set(Math.log10(state.counts[v]));
-        each.label.value = state.labels[v];
-        each.logits.forEach((slider, c) => slider.set(state.logits[v][c]));
-      });
+      cards.forEach((each) => each.follow());
       render();
     }
 
     function render() {
-      const cce = arithmetic.crossEntropy(state.logits, state.labels, state.counts);
-      const dice = arithmetic.diceLoss(state.logits, state.labels, state.counts);
-      cards.forEach((each, v) => {
-        const p = arithmetic.softmax(state.logits[v]);
-        each.title.textContent = `${whole(state.counts[v])} × ${CLASSES[state.labels[v]]}`;
-        const row = (c) =>
-          el(
-            "tr",
-            {},
-            el("th", { scope: "row" }, CLASSES[c]),
-            el("td", {}, bar(p[c], 1, "share"), el("output", {}, p[c].toFixed(3))),
-            [cce, dice].map((each) =>
-              el(
-                "td",
-                {},
-                bar(each.gradient[v][c], largestOf(each.gradient), "signed"),
-                el("output", {}, number(each.gradient[v][c])),
-              ),
-            ),
-          );
-        each.values.replaceChildren(
-          el(
-            "table",
-            { class: "values" },
-            el(
-              "thead",
-              {},
-              el(
-                "tr",
-                {},
-                ["", "p", "dz of CCE", "dz of Dice"].map((head) => el("th", {}, head)),
-              ),
-            ),
-            el(
-              "tbody",
-              {},
-              CLASSES.map((_, c) => row(c)),
-            ),
-          ),
-        );
-      });
-      summary.replaceChildren(...totals(cce, dice));
-    }
-
-    /** Share of each kind of voxel in the sum of |dz|: who it is that the network hears. */
-    function pulls({ gradient }) {
-      const pull = gradient.map((dz, v) => state.counts[v] * pullOf(dz));
-      const all = arithmetic.sum(pull);
-      return pull.map((value) => (all ? value / all : 0));
-    }
-
-    function stack(name, shares) {
-      return el(
-        "div",
-        { class: "stack" },
-        el("span", {}, name),
-        el(
-          "div",
-          {
-            class: "stack-bar",
-            role: "img",
-            "aria-label": `${name}: ${shares.map((share, v) => `voxel ${v + 1} ${(100 * share).toFixed(0)} %`).join(", ")}`,
-          },
-          shares.map((share, v) =>
-            el(
-              "span",
-              { class: `of-${v}`, style: `width: ${100 * share}%` },
-              share > 0.12 ? `${(100 * share).toFixed(0)} %` : "",
-            ),
-          ),
-        ),
+      const { logits, labels, counts } = state;
+      const losses = [arithmetic.crossEntropy, arithmetic.diceLoss].map((of) =>
+        of(logits, labels, counts),
       );
+      cards.forEach((each) => each.show(losses));
+      summary.replaceChildren(values(losses), whoPulls(state, losses), imbalance());
     }
 
-    /** One voxel of the rarest kind against one of the most frequent. */
-    function loudness(cce, dice) {
-      const [rare, frequent] = [Math.min, Math.max].map((pick) =>
-        state.counts.indexOf(pick(...state.counts)),
-      );
-      const ratio = ({ gradient }) => pullOf(gradient[rare]) / pullOf(gradient[frequent]);
-      const [one, other] = [cce, dice].map((each) => number(ratio(each)));
-      return rare === frequent
-        ? ""
-        : `One ${CLASSES[state.labels[rare]]} voxel pulls ${one} times as hard as one ${CLASSES[state.labels[frequent]]} voxel in cross-entropy, ${other} times in Dice.`;
-    }
-
-    function totals(cce, dice) {
-      const voxels = arithmetic.sum(state.counts);
-      const shares = state.counts.map((count) => count / voxels);
-      return [
-        el(
-          "div",
-          { class: "fact" },
-          el("h3", {}, "The values"),
-          el(
-            "p",
-            { class: "formula" },
-            `CCE = ${cce.loss.toFixed(4)}`,
-            el("br"),
-            `Dice loss = ${dice.loss.toFixed(4)}`,
-            el("br"),
-            `½ CCE + ½ Dice = ${((cce.loss + dice.loss) / 2).toFixed(4)}`,
-          ),
-          el(
-            "p",
-            {},
-            `Soft Dice scores: ${CLASSES.map((name, c) => `${name} ${dice.scores[c].toFixed(3)}`).join(", ")}. The mean counts every class alike, however few its voxels.`,
-          ),
-        ),
-        el(
-          "div",
-          { class: "fact" },
-          el("h3", {}, "Who pulls"),
-          stack("voxels", shares),
-          stack("Σ|dz|, CCE", pulls(cce)),
-          stack("Σ|dz|, Dice", pulls(dice)),
-          el(
-            "p",
-            { class: "legend" },
-            state.labels.map((label, v) =>
-              el("span", {}, el("span", { class: `key of-${v}` }), `${CLASSES[label]} `),
-            ),
-          ),
-          el("p", {}, loudness(cce, dice)),
-          el(
-            "p",
-            {},
-            "Cross-entropy gives every voxel dz = (p − t) / voxels, whatever its class: a class is heard by its number of voxels and by how wrong they are. Dice divides by the size of the class, so a voxel of a rare class pulls harder. But dz goes through p: where the network is sure and wrong, p of the true class is near 0, and Dice falls silent while cross-entropy does not.",
-          ),
-        ),
-      ];
-    }
-
-    cards.push(...[0, 1, 2].map(card));
+    const examples = Object.entries(EXAMPLES).map(([name, example]) =>
+      el("button", { type: "button", onclick: () => load(example) }, name),
+    );
+    const elements = cards.map((each) => each.element);
     root.append(
       el(
         "p",
         { class: "lead" },
         "Three kinds of voxels, each with three logits and any number of voxels like it. Softmax makes probabilities p of the logits; the two losses compare them with the true class; dz is what backward hands to the network for one such voxel.",
       ),
-      el(
-        "div",
-        { class: "examples" },
-        el("span", { class: "quiet" }, "try"),
-        Object.entries(EXAMPLES).map(([name, example]) =>
-          el("button", { type: "button", onclick: () => load(example) }, name),
-        ),
-      ),
-      el(
-        "div",
-        { class: "cards" },
-        cards.map((each) => each.element),
-      ),
+      el("div", { class: "examples" }, el("span", { class: "quiet" }, "try"), examples),
+      el("div", { class: "cards" }, elements),
       summary,
     );
     load(EXAMPLES["a brain"]);

@@ -4,74 +4,92 @@
 const network = (() => {
   const { el, prefixed } = draw;
 
-  function open(root, data) {
-    const events = u.eventsOf(data);
-    const lives = u.livesOf(data.nodes);
-    const turn = data.nodes.length;
-    let at = 0;
-    let timer = null;
-    let drawn = null;
-    let memory = null;
+  const WORDS = { forward: "forward", backward: "backward", meet: "sum of gradients" };
 
-    const stage = el("div", { class: "u" });
-    const graph = el("div", { class: "graph" });
-    const status = el("p", { class: "status", "aria-live": "polite" });
-    const detail = el("article", { class: "lens" });
-    const scrubber = el("input", {
-      type: "range",
-      name: "step",
-      min: 0,
-      max: events.length - 1,
-      value: 0,
-      "aria-label": "step of forward and backward",
-      oninput: () => {
-        stop();
-        show(+scrubber.value);
-      },
-    });
+  const lead = () =>
+    el(
+      "p",
+      { class: "lead" },
+      "One training step, recorded while it ran. Every block is an array: as wide as it has channels, as high as it has voxels along an axis. ",
+      "Forward fills them from left to right and keeps what backward will need; backward returns from right to left, turns every kept array into a gradient, and lets it go.",
+    );
+
+  function legend(largest) {
+    const key = (name, text) => el("span", {}, el("span", { class: `key ${name}` }), text);
+    return el(
+      "p",
+      { class: "legend" },
+      key("kept", "kept for backward "),
+      key("passed", "made, not kept "),
+      key("gradient", "its gradient has arrived "),
+      el(
+        "span",
+        { class: "peak" },
+        `the curve: bytes saved, ${prefixed(largest, "B")} at the turn`,
+      ),
+    );
+  }
+
+  /** The buttons and the slider that move through the step; go(to) does it. */
+  function transport({ last, turn, go, by, advance }) {
+    const play = controls.player({ interval: 700, step: advance });
+    const move = (to) => {
+      play.stop();
+      go(Math.min(last, Math.max(0, to)));
+    };
     const button = (text, label, act) =>
       el("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
-    const play = button("▶", "play", () => (timer ? stop() : start()));
+    const status = el("p", { class: "status", "aria-live": "polite" });
+    const scrubber = el("input", {
+      ...{ type: "range", name: "step", min: 0, max: last, value: 0 },
+      "aria-label": "step of forward and backward",
+      oninput: () => move(+scrubber.value),
+    });
     const bar = el(
       "div",
       { class: "bar" },
-      button("⇤", "first", () => {
-        stop();
-        show(0);
-      }),
-      button("←", "back one", () => move(-1)),
-      play,
-      button("→", "on one", () => move(1)),
-      button("⤓", "the turn", () => {
-        stop();
-        show(turn - 1);
-      }),
+      button("⇤", "first", () => move(0)),
+      button("←", "back one", () => move(by(-1))),
+      play.button,
+      button("→", "on one", () => move(by(1))),
+      button("⤓", "the turn", () => move(turn)),
       status,
     );
+    return { play, move, status, scrubber, bar };
+  }
 
-    function start() {
-      if (at === events.length - 1) show(0);
-      play.textContent = "❚❚";
-      play.setAttribute("aria-label", "pause");
-      timer = setInterval(() => (at < events.length - 1 ? show(at + 1) : stop()), 700);
-    }
+  const said = ({ kind, held }, name, place) => [
+    el("b", { class: kind === "forward" ? "forward" : "backward" }, WORDS[kind]),
+    ` ${name}`,
+    el("span", {}, `${place} · ${prefixed(held, "B")} saved`),
+  ];
 
-    function stop() {
-      clearInterval(timer);
-      timer = null;
-      play.textContent = "▶";
-      play.setAttribute("aria-label", "play");
-    }
+  function open(root, data) {
+    const events = u.eventsOf(data);
+    const lives = u.livesOf(data.nodes);
+    let at = 0;
+    let drawn = null;
+    let memory = null;
+    const stage = el("div", { class: "u" });
+    const graph = el("div", { class: "graph" });
+    const detail = el("article", { class: "lens" });
+    const { play, move, status, scrubber, bar } = transport({
+      last: events.length - 1,
+      turn: data.nodes.length - 1,
+      go: show,
+      by: (steps) => at + steps,
+      advance,
+    });
 
-    function move(by) {
-      stop();
-      show(Math.min(events.length - 1, Math.max(0, at + by)));
+    /** One event further while it plays, and after the end from the beginning. */
+    function advance() {
+      show((at + 1) % events.length);
+      return at < events.length - 1;
     }
 
     function jump(i) {
-      stop();
       const kind = events[at].kind === "forward" ? "forward" : "backward";
-      show(events.findIndex((event) => event.i === i && event.kind === kind));
+      move(events.findIndex((event) => event.i === i && event.kind === kind));
     }
 
     function render() {
@@ -86,64 +104,26 @@ const network = (() => {
     function show(next) {
       at = next;
       const event = events[at];
+      const place = `step ${at + 1} of ${events.length}`;
       u.paintU(drawn, data, lives, events, at);
       memory.move(at);
       scrubber.value = at;
-      const word = { forward: "forward", backward: "backward", meet: "sum of gradients" }[
-        event.kind
-      ];
-      status.replaceChildren(
-        el("b", { class: event.kind === "forward" ? "forward" : "backward" }, word),
-        ` ${data.nodes[event.i].name}`,
-        el("span", {}, `step ${at + 1} of ${events.length} · ${prefixed(event.held, "B")} saved`),
-      );
-      detail.replaceChildren(...lens(data, event).filter(Boolean));
+      status.replaceChildren(...said(event, data.nodes[event.i].name, place));
+      detail.replaceChildren(...lens(data, event).flat().filter(Boolean));
     }
 
-    root.append(
-      el(
-        "p",
-        { class: "lead" },
-        "One training step, recorded while it ran. Every block is an array: as wide as it has channels, as high as it has voxels along an axis. ",
-        "Forward fills them from left to right and keeps what backward will need; backward returns from right to left, turns every kept array into a gradient, and lets it go.",
-      ),
-      stage,
-      graph,
-      el(
-        "p",
-        { class: "legend" },
-        el("span", {}, el("span", { class: "key kept" }), "kept for backward "),
-        el("span", {}, el("span", { class: "key passed" }), "made, not kept "),
-        el("span", {}, el("span", { class: "key gradient" }), "its gradient has arrived "),
-        el(
-          "span",
-          { class: "peak" },
-          `the curve: bytes saved, ${prefixed(Math.max(...data.held), "B")} at the turn`,
-        ),
-      ),
-      bar,
-      detail,
-    );
+    function key(name) {
+      const targets = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: events.length };
+      if (name === " ") play.button.click();
+      else if (name in targets) move(targets[name]);
+      else return false;
+      return true;
+    }
 
+    root.append(lead(), stage, graph, legend(Math.max(...data.held)), bar, detail);
     new ResizeObserver(() => stage.clientWidth && render()).observe(stage);
     render();
-    return {
-      key(name) {
-        if (name === "ArrowRight") move(1);
-        else if (name === "ArrowLeft") move(-1);
-        else if (name === "Home") move(-events.length);
-        else if (name === "End") move(events.length);
-        else if (name === " ") play.click();
-        else return false;
-        return true;
-      },
-      go: (step) => {
-        stop();
-        show(Math.min(events.length - 1, Math.max(0, step)));
-      },
-      repaint: () => stage.clientWidth && render(),
-      leave: stop,
-    };
+    return { key, go: move, repaint: () => stage.clientWidth && render(), leave: play.stop };
   }
 
   return { open };

@@ -83,56 +83,45 @@ const u = (() => {
       : `M${from.x + from.w},${from.y + from.h / 2}H${y}V${to.y + to.h}`;
   }
 
-  function drawU(data, plan, width, jump) {
-    const chain = [plan.input, ...plan.boxes];
-    const links = plan.boxes.map((box, i) =>
-      svg("path", { d: connector(chain[i], box), class: "link" }),
-    );
+  /** By the number of each node whose result is used twice: where the second use is, and a line. */
+  function skipsOf(data, plan) {
     const skips = new Map();
     data.nodes.forEach((node, i) => {
       if (!node.meeting.length) return;
       const target = data.nodes.findIndex((other) => other.name === node.meeting.at(-1).from);
       const [from, to] = [plan.boxes[i], plan.boxes[target]];
-      const y = from.y + 5;
-      skips.set(i, {
-        target,
-        path: svg("path", { class: "link skip", d: `M${from.x + from.w},${y}H${to.x}` }),
-      });
+      const d = `M${from.x + from.w},${from.y + 5}H${to.x}`;
+      skips.set(i, { target, path: svg("path", { class: "link skip", d }) });
     });
-    const blocks = plan.boxes.map((box, i) => {
-      const shape = box.channels
-        ? svg("rect", { x: box.x, y: box.y, width: box.w, height: box.h, rx: 1.5, class: "block" })
-        : svg("circle", { cx: box.x + 5, cy: box.y + 5, r: 5, class: "block" });
-      const reach = svg("rect", {
-        x: box.x - 3,
-        y: box.y - 6,
-        width: box.w + 6,
-        height: box.h + 12,
-        class: "reach",
-      });
-      return {
-        shape,
-        group: svg(
-          "g",
-          { onclick: () => jump(i), class: "node" },
-          svg("title", {}, data.nodes[i].name),
-          reach,
-          shape,
-        ),
-      };
-    });
+    return skips;
+  }
+
+  /** A result: its shape, in a group that also has its name and room for a finger. */
+  function blockOf({ x, y, w, h, channels }, name, onclick) {
+    const shape = channels
+      ? svg("rect", { x, y, width: w, height: h, rx: 1.5, class: "block" })
+      : svg("circle", { cx: x + 5, cy: y + 5, r: 5, class: "block" });
+    const around = { x: x - 3, y: y - 6, width: w + 6, height: h + 12 };
+    const parts = [svg("title", {}, name), svg("rect", { ...around, class: "reach" }), shape];
+    return { shape, group: svg("g", { onclick, class: "node" }, parts) };
+  }
+
+  function drawU(data, plan, width, jump) {
+    const chain = [plan.input, ...plan.boxes];
+    const links = plan.boxes.map((box, i) =>
+      svg("path", { d: connector(chain[i], box), class: "link" }),
+    );
+    const skips = skipsOf(data, plan);
+    const blocks = plan.boxes.map((box, i) => blockOf(box, data.nodes[i].name, () => jump(i)));
     const { x, y, w, h } = plan.input;
     const drawing = svg(
       "svg",
       {
-        viewBox: `0 0 ${width} ${plan.height}`,
-        width,
-        height: plan.height,
-        role: "img",
+        ...{ viewBox: `0 0 ${width} ${plan.height}`, width, height: plan.height, role: "img" },
         "aria-label":
           "The network as a U: blocks as wide as their channels and as high as their size",
       },
-      skips.size ? [...skips.values()].map((skip) => skip.path) : [],
+      [...skips.values()].map((skip) => skip.path),
       links,
       svg("rect", { x, y, width: w, height: h, class: "block input" }),
       blocks.map((block) => block.group),
