@@ -8,6 +8,7 @@ import minibrain.functional as F
 from benchmarks.gpu_rivals import losses_of_torch
 from benchmarks.gpu_setting import LOSS_TOLERANCE, PRECISIONS, Setting, new_batch, new_network
 from minibrain.arrays import precision_dtype, to_device, to_host
+from minibrain.kernels import written
 from minibrain.optimizers import Adam
 from minibrain.selftest import TOLERANCE, arrays_in, worst_errors
 from minibrain.training import RepeatedStep, train_step
@@ -76,13 +77,13 @@ def _check_pair(setting: Setting, name: str, arguments: tuple, options: dict):
     """Errors of forward and backward, and whether three runs gave the same bits."""
     forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
     rng, runs = np.random.default_rng(1), []
-    shape, dtype = np.shape(forward(*arguments, **options)[0]), arguments[0].dtype
+    shape, dtype = np.shape(written(forward(*arguments, **options)[0])), arguments[0].dtype
     dy = to_device(rng.standard_normal(shape).astype(dtype), setting.device) if shape else 1.5
 
     def run():
         _poison(setting)
         y, saved = forward(*arguments, **options)
-        runs.append([to_host(array) for array in arrays_in((y, backward(dy, saved)))])
+        runs.append([to_host(array) for array in arrays_in(written((y, backward(dy, saved))))])
 
     errors = worst_errors(run)
     for _ in range(2):

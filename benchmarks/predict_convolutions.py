@@ -1,10 +1,13 @@
-"""What the tensor-core convolutions of a training step should take on an H200: predicted.
+"""What a training step in bfloat16 should take on an H200: predicted.
 
     python -m benchmarks.predict_convolutions
 
 For every convolution of the 3D reference network (batch 2, 160x160x128) and every kernel that it
 launches: the time is that of what takes longest, of products, of bytes that come out of L2, and of
-bytes that come out of memory. Products include those that fall into the overhang of tiles.
+bytes that come out of memory. Products include those that fall into the overhang of tiles. Where a
+convolution reads what is pending, the instructions for that are added to the products, as if
+nothing overlapped; where it cannot, a pass that writes it is added. The other operations are passes
+over memory: what they take is the bytes that they move. Not counted: launches, and what is small.
 """
 
 from math import ceil, prod
@@ -15,33 +18,55 @@ from minibrain.kernels.cuda.arguments import MULTIPROCESSORS, SHARED_BYTES, ceil
 PRODUCTS = 370e12  # operations a second with mma.sync, assumed; wgmma on large matrices has 790e12
 L2, MEMORY = 5.5e12, 4.3e12  # bytes a second: assumed, measured
 PRODUCT = 2 * 16 * 8 * 16  # operations of one multiply_add
+INSTRUCTIONS = 132 * 4 * 32 * 1.7e9  # of single threads, a second
+ACTIVATE, DRAW = (
+    60,
+    100,
+)  # instructions for eight channels of a voxel, and for their dropout: assumed
 
 SIZE, BATCH, CHANNELS, INPUTS, CLASSES = (160, 160, 128), 2, (16, 32, 64, 128, 256), 4, 4
 
 
 def layers():
-    """(name, kind, level, input channels, output channels), in the order of the forward pass."""
+    """(name, kind, level, input channels, output channels, instructions for eight channels of the
+    input where it is pending), in the order of the forward pass."""
     for level, count in enumerate(CHANNELS):
         before = CHANNELS[level - 1] if level else INPUTS
-        yield f"encoder {level}.1", "conv", level, before, count
-        yield f"encoder {level}.2", "conv", level, count, count
+        yield f"encoder {level}.1", "conv", level, before, count, 0
+        yield f"encoder {level}.2", "conv", level, count, count, ACTIVATE + DRAW
     for level in reversed(range(len(CHANNELS) - 1)):
         count = CHANNELS[level]
-        yield f"up {level}", "transposed", level + 1, CHANNELS[level + 1], count
-        yield f"decoder {level}.1", "conv", level, 2 * count, count
-        yield f"decoder {level}.2", "conv", level, count, count
-    yield "head", "head", 0, CHANNELS[0], CLASSES
+        yield f"up {level}", "transposed", level + 1, CHANNELS[level + 1], count, ACTIVATE
+        yield f"decoder {level}.1", "conv", level, 2 * count, count, ACTIVATE
+        yield f"decoder {level}.2", "conv", level, count, count, ACTIVATE + DRAW
+    yield "head", "head", 0, CHANNELS[0], CLASSES, 0
 
 
-def seconds(products=0, l2=0, memory=0):
-    return max(products * PRODUCT / PRODUCTS, l2 / L2, memory / MEMORY)
+def passes():
+    """(name, bytes moved forward, bytes moved backward) of what is not a convolution."""
+    voxels = [BATCH * prod(n >> level for n in SIZE) for level in range(len(CHANNELS))]
+    sizes = [2 * count * channels for count, channels in zip(voxels, CHANNELS, strict=True)]
+    # two norms in an encoder's level, three in a decoder's; the last of all is left out
+    normed = sum(5 * size for size in sizes) - 3 * sizes[-1] - sizes[0]
+    yield "norms", normed, 5 * normed
+    pooled = sum(sizes[:-1])  # and a fourth as many winners' bytes, an eighth as many values
+    yield "pools", pooled * (1 + 1 / 8 + 1 / 4), pooled * (1 + 1 / 8 + 1 / 4)
+    yield "skips", 0, pooled * (4 + 3)  # split off, and added
+    logits = voxels[0] * CLASSES
+    yield "loss", logits * (2 + 4 * 4), logits * (4 + 4 + 4 + 2)
+    yield "Adam", 0, 5_649_652 * 4 * 7
+
+
+def seconds(products=0, l2=0, memory=0, instructions=0):
+    computing = products * PRODUCT / PRODUCTS + instructions / INSTRUCTIONS
+    return max(computing, l2 / L2, memory / MEMORY)
 
 
 def planes_of_tiles(size, height):
     return BATCH * size[0] * ceil_divide(size[1], height) * ceil_divide(size[2], conv_planes.WIDTH)
 
 
-def by_planes(size, inputs, outputs):
+def by_planes(size, inputs, outputs, pending=0):
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
     steps, taps = max(1, inputs // 16), 9 if inputs == 4 else 27
     shared = 2 * conv_planes._tile_bytes(chunk, 18, 18) + taps * steps * 512
@@ -50,17 +75,19 @@ def by_planes(size, inputs, outputs):
     share = ceil_divide(planes, blocks // groups)
     loaded = groups * planes * (1 + 2 / share)  # every segment begins and ends with a plane more
     moved = 2 * BATCH * prod(size) * (inputs + outputs)
-    return seconds(loaded * steps * taps * 32, loaded * 324 * max(inputs, 8) * 2, moved)
+    activated = loaded * 324 * inputs / 8 * pending
+    return seconds(loaded * steps * taps * 32, loaded * 324 * max(inputs, 8) * 2, moved, activated)
 
 
-def gradient_by_planes(size, inputs, outputs):
+def gradient_by_planes(size, inputs, outputs, pending=0):
     planes, tiles = planes_of_tiles(size, 8), ceil(inputs / 16) * outputs // 16
-    share = ceil_divide(planes, max(1, conv_planes.GRADIENT_BLOCKS // tiles))
+    share = ceil_divide(planes, max(1, conv_planes.GRADIENT_BLOCKS[3] // tiles))
     parts = 2 * 4 * ceil_divide(planes, share) * 27 * inputs * outputs
     taps = 9 if inputs == 4 else 27
     l2 = tiles * planes * 32 * (180 * (1 + 2 / share) + 128)
     moved = 2 * BATCH * prod(size) * (inputs + outputs) + parts
-    return seconds(tiles * planes * taps * 16, l2, moved)
+    activated = tiles * planes * 180 * (1 + 2 / share) * 2 * pending
+    return seconds(tiles * planes * taps * 16, l2, moved, activated)
 
 
 def by_tiles(positions, rows, outputs, moved):
@@ -74,8 +101,13 @@ def by_tiles(positions, rows, outputs, moved):
     return seconds(products, blocks * rows * sum(tile) * 2, moved)
 
 
-def times(kind, size, inputs, outputs):
+def times(kind, size, inputs, outputs, pending):
     """(forward, data gradient, weight gradient), in seconds."""
+    by_planes_all = kind == "conv" and inputs <= conv_planes.MOST_INPUTS
+    if pending and not (by_planes_all and outputs <= conv_planes.MOST_OUTPUTS_UNWRITTEN):
+        forward, back, gradient = times(kind, size, inputs, outputs, 0)
+        write = seconds(memory=2 * 2 * BATCH * prod(size) * inputs)
+        return forward + write, back, gradient + write
     voxels = BATCH * prod(size)
     if kind == "head":
         one = seconds(memory=2 * voxels * (inputs + outputs))
@@ -90,27 +122,32 @@ def times(kind, size, inputs, outputs):
         moved = 2 * voxels * (inputs + outputs)
         forward = by_tiles(voxels, 27 * inputs, outputs, moved)
     else:
-        forward = by_planes(size, inputs, outputs)
+        forward = by_planes(size, inputs, outputs, pending)
     if inputs == INPUTS:
         back = 0  # nobody asks for the gradient of the images
     elif outputs > conv_planes.MOST_INPUTS:
         back = by_tiles(voxels, 27 * outputs, inputs, 2 * voxels * (inputs + outputs))
     else:
         back = by_planes(size, outputs, inputs)
-    return forward, back, gradient_by_planes(size, inputs, outputs)
+    return forward, back, gradient_by_planes(size, inputs, outputs, pending)
 
 
 def main():
-    print("Predicted, not measured: microseconds of each convolution on an H200\n")
+    print("Predicted, not measured: microseconds of a training step on an H200\n")
     print("| layer | channels | forward | data gradient | weight gradient |")
     print("| --- | --- | --- | --- | --- |")
     totals = [0, 0, 0]
-    for name, kind, level, inputs, outputs in layers():
+    for name, kind, level, inputs, outputs, pending in layers():
         size = tuple(n >> level for n in SIZE)
-        row = [1e6 * t for t in times(kind, size, inputs, outputs)]
+        row = [1e6 * t for t in times(kind, size, inputs, outputs, pending)]
         totals = [sum(pair) for pair in zip(totals, row, strict=True)]
         print(f"| {name} | {inputs} -> {outputs} | " + " | ".join(f"{t:.0f}" for t in row) + " |")
     print("| all | | " + " | ".join(f"{t:.0f}" for t in totals) + " |")
+    print("\n| pass over memory | forward | backward |\n| --- | --- | --- |")
+    for name, *moved in passes():
+        row = [1e6 * seconds(memory=count) for count in moved]
+        totals += row
+        print(f"| {name} | " + " | ".join(f"{t:.0f}" for t in row) + " |")
     print(f"\nTogether {sum(totals) / 1e3:.1f} ms.")
 
 

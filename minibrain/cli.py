@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from signal import SIGINT
 
+from tqdm import tqdm
+
 from minibrain.errors import InputError
 from minibrain.runs.interruption import terminable
 from minibrain.verbs import VERBS
@@ -18,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 a check that failed, 2 input that the user can mend, 130 and 143 the end that
     SIGINT and SIGTERM asked for, 141 that nobody reads what is printed.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="minibrain",
         description="2D and 3D U-Nets for brain tumours in MRI, trained with hand-written "
         "arithmetic. `minibrain VERB --help` shows the options of a verb, and an example.",
@@ -31,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     call = options.pop("call")
     return _exit_code(lambda: call(**options))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A bad option is one line on stderr, as every other error."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def _exit_code(call: Callable[[], int | None]) -> int:
@@ -58,4 +67,4 @@ def _exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _show_warning(message, *_) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar, not into it

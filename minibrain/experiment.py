@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,12 +27,12 @@ from minibrain.evaluation.judging import judge
 from minibrain.files import read_json
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
+from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.runs import checkpoint
 from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
-from minibrain.training import estimate_memory
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,13 @@ def read_config(path: Path) -> Config:
     """The configuration of a run from its config.json; InputError if it is none."""
     values = read_json(path, "a configuration")
     try:
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        config = Config(**plain)
+        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         for field in fields(Config):
             if not _fits(found := getattr(config, field.name), field.type):
                 raise ValueError(f"{field.name} {found!r} is not as expected")
-        if config.network not in CONFIGS:
-            raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
-        return config
+        if config.network in CONFIGS:
+            return config
+        raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
 
@@ -228,8 +228,7 @@ def _check(config: Config) -> None:
 
 
 def _open_task(config: Config, parent: Path) -> Task:
-    folder = _phantom_task(config, parent) if config.data is None else config.data
-    task = open_task(folder)
+    task = open_task(config.data or _phantom_task(config, parent))
     print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
     return task
 
@@ -241,19 +240,18 @@ def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
         print(f"{dropped} set aside with under 1 % tumour")
     if left < 3:
         raise InputError(
-            f"{task.folder}: {left} cases are left after {dropped} with under 1 % tumour were set "
-            "aside, expected at least 3: to train, to validate and to test"
+            f"{task.folder}: {left} left after {dropped} with under 1 % tumour were set aside, "
+            "expected at least 3 cases: to train, to validate and to test"
         )
     return prepared
 
 
 def _phantom_task(config: Config, parent: Path) -> Path:
-    size, family, seed = config.phantom_size, config.phantom_family, config.phantom_seed
-    name = f"phantom-{'x'.join(map(str, size))}-{config.phantom_cases}-{family}{seed}"
+    size, cases = config.phantom_size, config.phantom_cases
+    family, seed = config.phantom_family, config.phantom_seed
+    name = f"phantom-{'x'.join(map(str, size))}-{cases}-{family}{seed}"
     folder = parent / name / "Task01_BrainTumour"
-    return phantom.write_task(
-        folder, cases=config.phantom_cases, size=size, family=family, seed=seed
-    )
+    return phantom.write_task(folder, cases=cases, size=size, family=family, seed=seed)
 
 
 def _select(cases, names: Sequence[str]) -> list:
@@ -282,12 +280,20 @@ def _samples(config: Config, cases):
 
 
 def _print_memory(config: Config, model, samples) -> None:
+    """And a warning, with what would fit, if there is less."""
     shape = (min(config.batch_size, len(samples)), *samples.largest_shape, model.in_channels)
     parameters = sum(p.value.size for p in model.named_parameters().values())
+    needed, there_is = estimate_memory(model, shape), available_memory(config.device)
     print(
         f"{config.network}: {parameters:,} parameters, batches of {shape}, {config.precision} on "
-        f"{config.device}; a step needs about {_memory_text(estimate_memory(model, shape))}"
+        f"{config.device}; a step needs about {_memory_text(needed)}"
     )
+    if there_is is None or needed <= there_is:
+        return
+    patch = None if config.channels else fitting_patch(model, shape, there_is)
+    remedy = f"--patch-size {' '.join(map(str, patch))}" if patch else "a smaller --batch-size"
+    free = f"{_memory_text(there_is)} of it are free on {config.device}"
+    warnings.warn(f"memory may not suffice: {free}; try {remedy}", stacklevel=1)
 
 
 def _memory_text(size: int) -> str:

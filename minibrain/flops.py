@@ -51,7 +51,7 @@ def _convolution(direction, arguments, options, result) -> int:
     The bias is the addition that the first product of every sum lacks.
     """
     saved = result[1] if direction == "forward" else arguments[1]
-    one_pass = 2 * len(saved.x) * prod(saved.geometry.output_size) * saved.weight.size
+    one_pass = 2 * saved.x.shape[0] * prod(saved.geometry.output_size) * saved.weight.size
     if direction == "forward":
         return one_pass
     passes = 1 + options.get("input_gradient", True)

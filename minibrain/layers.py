@@ -228,6 +228,7 @@ class Chain:
         for layer in self.layers.values():
             x, kept = layer.forward(x, training, step)
             saved.append(kept)
+            del kept  # how long it lives is for `saved` to say
         return x, saved
 
     def backward(self, dx, saved, input_gradient=True):

@@ -21,6 +21,7 @@ from minibrain.files import make_folder, read_json
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
+from minibrain.runs.run_folder import require_run
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
     InputError : the folder is not that of a run, a file of it is damaged, or there is no such
         device
     """
-    folder = Path(folder)
+    folder = require_run(folder)
     config = replace(read_config(folder / "config.json"), device=find_device(device))
     task = _read_task(folder / "task.json")
     model = make_model(config, task)
@@ -177,9 +178,7 @@ def _targets(folder: Path, case: Case, probabilities: bool) -> list[Path]:
 
 
 def _predict(network: TrainedNetwork, case: Case, paths: Sequence[Path], **options) -> None:
-    image, geometry = _prepared(network, case)
-    options |= {"patch_size": network.patch_size}
-    logits = predict_logits(network.model, image, network.channels, **options)
+    logits, geometry = _logits(network, case, **options)
     affine, segmentation = np.array(geometry.affine), restore(most_likely(logits), geometry)
     for path in paths[:-1]:
         softmax_inplace(logits)
@@ -188,7 +187,14 @@ def _predict(network: TrainedNetwork, case: Case, paths: Sequence[Path], **optio
     nifti.write_prediction(paths[-1], segmentation, affine)
 
 
+def _logits(network: TrainedNetwork, case: Case, **options) -> tuple[np.ndarray, Geometry]:
+    """In the prepared space. What has been read and prepared for it is forgotten on return."""
+    image, geometry = _prepared(network, case)
+    options |= {"patch_size": network.patch_size}
+    return predict_logits(network.model, image, network.channels, **options), geometry
+
+
 def _prepared(network: TrainedNetwork, case: Case) -> tuple[np.ndarray, Geometry]:
-    """As for training, but nothing is cached; what the files hold is forgotten on return."""
+    """As for training, but nothing is cached."""
     data = read_case(network.task, case)
     return prepare_image(data.image, data.affine, recipe=network.recipe, name=case.name)

@@ -12,7 +12,7 @@ import numpy as np
 
 from minibrain import functional
 from minibrain.arrays import to_host, widened
-from minibrain.kernels import Call, listening
+from minibrain.kernels import Call, listening, written
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-3}  # two roundings of bfloat16
 
@@ -54,7 +54,11 @@ def call_error(call: Call) -> float:
 
 
 def _in_float64(value):
-    """Nested tuples of arrays, wherever they are, on the host and with their floats in float64."""
+    """Nested tuples of arrays, wherever they are, on the host and with their floats in float64.
+
+    What is pending is written.
+    """
+    value = written(value)
     if isinstance(value, tuple):
         parts = map(_in_float64, value)
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

@@ -1,8 +1,7 @@
-"""The training step in the open, and what it costs in memory."""
+"""The training step in the open, and recorded where it repeats."""
 
 from contextlib import contextmanager
-from copy import deepcopy
-from math import nan, prod
+from math import nan
 
 import numpy as np
 
@@ -13,8 +12,6 @@ from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm, scale_inplace
-
-WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 
 
 def train_step(
@@ -114,40 +111,3 @@ def to_model(x, model: UNet, dtype=None):
     """A NumPy array on the device of a model, in the dtype of its activations or the given one."""
     weight = next(iter(model.named_parameters().values())).value
     return like(x, weight[:0].astype(dtype or model.dtype))
-
-
-def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
-    """Bytes that training will need beside the program itself; rather too many than too few.
-
-    What forward saves is measured on a small input and scaled by the number of voxels. To it come
-    parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works), a fifth of all
-    for gaps between arrays, and the blocks that fast twins work in.
-
-    Parameters
-    ----------
-    batch_shape : (N, *S, C) of the images
-    """
-    model = deepcopy(model)  # a forward in training moves batch norm's running statistics
-    probe = (1, *(2**model.levels,) * model.rank, model.in_channels)
-    weights = [parameter.value for parameter in model.named_parameters().values()]
-    images = to_model(np.zeros(probe, np.float32), model)
-    logits, saved = model.forward(images, training=True)
-    arrays = {id(array): array for array in _arrays((images, logits, saved))}
-    for weight in weights:
-        arrays.pop(id(weight), None)
-    sizes = [array.nbytes for array in arrays.values()]
-    scale = prod(batch_shape[:-1]) / prod(probe[:-1])
-    parameters = sum(weight.nbytes for weight in weights)
-    working = max(3 * parameters, scale * 3 * max(sizes))
-    workspace = WORKSPACE if array_module(weights[0]) is np else 0
-    return int(1.2 * (4 * parameters + scale * sum(sizes) + working)) + workspace
-
-
-def _arrays(value):
-    """Every array in nested lists and tuples."""
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _arrays(item)
-    elif hasattr(value, "nbytes"):
-        yield value

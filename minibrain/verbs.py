@@ -104,13 +104,14 @@ def train(network: str, resume: str | None, **options) -> None:
 
 
 def _predict(verbs) -> None:
-    add = _verb(
+    parser = _verb(
         verbs,
         "predict",
         "segment images with the network of a run",
         "minibrain predict runs/brain_3d-1 Task01_BrainTumour --output predictions",
         predict,
-    ).add_argument
+    )
+    add = parser.add_argument
     add("run", metavar="RUN", help="folder of the run")
     add(
         "inputs",
@@ -121,15 +122,37 @@ def _predict(verbs) -> None:
     add("--output", required=True, metavar="FOLDER", help="for CASE.nii.gz")
     add("--probabilities", action="store_true", help="write CASE_probabilities.nii.gz, too")
     add("--overlap", type=float, default=0.5, metavar="SHARE", help="of windows (default 0.5)")
-    add("--mirror", action="store_true", help="average over reflections: 8 times the work")
+    look = parser.add_mutually_exclusive_group().add_argument
+    look(
+        "--patch-size",
+        type=int,
+        nargs=3,
+        metavar="N",
+        help="look through windows of so many voxels (default: as in training)",
+    )
+    look("--whole", action="store_true", help="look at each volume in one go")
+    add("--mirror", action="store_true", help="average over reflections: 8 times the work, 2D 4")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
 
-def predict(run: str, inputs: Sequence[str], output: str, device: str, **options) -> int:
+def predict(
+    run: str,
+    inputs: Sequence[str],
+    output: str,
+    device: str,
+    patch_size: Sequence[int] | None,
+    whole: bool,
+    **options,
+) -> int:
     """Segment case after case; 1 if one failed, and the others are there."""
     from minibrain.prediction import load_run, predict_files
 
-    failures = predict_files(load_run(run, device=device), inputs, output, **options)
+    network = load_run(run, device=device)
+    if patch_size and network.model.rank == 2:
+        raise InputError(f"patch_size: got {tuple(patch_size)} for slices, expected it for volumes")
+    if whole or patch_size:
+        network = replace(network, patch_size=tuple(patch_size) if patch_size else None)
+    failures = predict_files(network, inputs, output, **options)
     print(f"written to {output}" + (f"; cases failed: {len(failures)}" if failures else ""))
     return 1 if failures else 0
 

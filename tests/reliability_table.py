@@ -108,7 +108,7 @@ PROMISES = {  # what is promised: (its file, its tests)
         ["test_every_orientation_is_predicted_alike_and_overlays_its_image"],
     ),
     "prediction memory, 240x240x155x4, from file to file: at most 1.0 GB": (
-        "test_inference.py",
+        "test_prediction.py",
         ["test_a_full_size_case_needs_at_most_a_gigabyte"],
     ),
     "SIGINT, SIGTERM: saved within one step, exit 130 and 143, resume exact": (

@@ -41,7 +41,7 @@ def test_the_seed_decides():
 
 
 def test_one_case_says_nothing_about_others():
-    assert bootstrap_interval(mean_of(np.array([0.7])), 1).tolist() == [0.7, 0.7]
+    assert np.isnan(bootstrap_interval(mean_of(np.array([0.7])), 1)).tolist() == [True, True]
 
 
 def test_a_paired_difference_leaves_out_what_is_hard_for_both():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from minibrain import functional as F
 from minibrain.errors import InputError
 from minibrain.functional import conv
-from minibrain.kernels.cpu import winograd
+from minibrain.kernels.cpu import tiles, winograd
 from minibrain.kernels.cpu.threads import each
 
 CHANNELS = (4, 16, 32, 64, 128, 256)
@@ -102,17 +103,15 @@ def test_convolution_of_any_size(case):
     check_conv(*case)
 
 
-@given(convolutions(), st.integers(50, 5000))
-@settings(max_examples=50)
-def test_convolution_in_blocks_of_any_size(case, block_bytes):
-    """However the volume is cut, into rows or into planes, every voxel is met once."""
-    from minibrain.kernels.cpu import tiles
-
-    before, tiles.BLOCK_BYTES = tiles.BLOCK_BYTES, block_bytes
-    try:
+@given(convolutions(), st.integers(50, 5000), st.booleans())
+@settings(max_examples=80)
+def test_convolution_in_blocks_of_any_size(case, block_bytes, by_product):
+    """However the volume is cut, and whether blocks or products are shared, every voxel is met."""
+    with (
+        patch.object(tiles, "BLOCK_BYTES", block_bytes),
+        patch.object(tiles.Tiles, "weights_outweigh", by_product),
+    ):
         check_conv(*case)
-    finally:
-        tiles.BLOCK_BYTES = before
 
 
 @pytest.mark.parametrize(
@@ -189,6 +188,25 @@ def test_max_pool(shape):
 def test_other_pools_are_left_to_the_reference(options):
     assert F.max_pool_forward.fast(random((1, 4, 4, 2)), **options) is NotImplemented
     assert F.max_pool_forward.fast(random((1, 5, 4, 2))) is NotImplemented
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 2, 3), (3, 4, 3, 5), (1, 1, 1, 1, 1)])
+def test_upsample(shape):
+    x = random(shape)
+    y, saved = F.upsample_forward.fast(x)
+    exact, exact_saved = F.upsample_forward.reference(x)
+    assert np.array_equal(y, exact)
+    assert saved == exact_saved
+    dy = random(y.shape, 1)
+    dx = F.upsample_backward.reference(dy.astype(np.float64), saved)
+    assert_close(F.upsample_backward.fast(dy, saved), dx)
+
+
+def test_other_upsamplings_are_left_to_the_reference():
+    x = random((1, 2, 3, 2))
+    assert F.upsample_forward.fast(x, 3) is NotImplemented
+    y, saved = F.upsample_forward(x, (2, 1))
+    assert F.upsample_backward.fast(y, saved) is NotImplemented
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -162,7 +162,7 @@ def test_a_task_with_other_channels_and_classes(small, task_folder, tmp_path):
 def test_cases_without_enough_tumour_are_counted_and_named(task_folder, tmp_path, capsys):
     data = rewritten(task_folder, tmp_path / "task", change_label=lambda label: 0 * label)
     config = replace(experiment.SMALL_3D, data=str(data), output=str(tmp_path / "run"), **TINY)
-    with pytest.raises(InputError, match="0 cases are left after 10 with under 1 % tumour"):
+    with pytest.raises(InputError, match="0 left after 10 with under 1 % tumour"):
         experiment.run(config)
     assert "10 set aside" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()

@@ -193,6 +193,25 @@ def test_each_pair_of_gradients_is_shown_with_the_code_that_adds_it():
     }
 
 
+def test_a_step_without_a_loss_is_shown_too(tmp_path, browser):
+    """Where a training goes wrong, one wants to see where its numbers cease to be any."""
+    model = UNet(2, 1, 3, channels=(2, 3))
+    images, labels = np.full((1, 8, 8, 1), np.nan, np.float32), np.zeros((1, 8, 8), int)
+    images[0, :4] = 1
+    optimizer, picture = Adam(model.named_parameters()), slicer(0.0)
+    trace = trace_step(model, optimizer, images, labels, 0, picture)
+    assert "loss nan" in str(trace)
+    assert json.loads(json.dumps(trace.as_json(), allow_nan=False))["loss"] == "nan"
+    pictures = {name: picture(images) for name in ("image", "labels", "prediction")}
+    write_page(tmp_path / "a.html", "nan", trace, pictures, {"channels": ["a"], "classes": []})
+    browser.problems.clear()
+    browser.open(tmp_path / "a.html")
+    for step in range(len(trace.nodes)):
+        browser.evaluate(f"location.hash = 'network/{step}'")
+    browser.wait("document.querySelector('.lens .big')?.textContent === 'nan'")
+    assert browser.problems == []
+
+
 def test_what_an_operation_calls_comes_with_it():
     sources = operation_sources("conv")
     assert {"correlate", "_windows"} <= {source["name"] for source in sources["forward"]}

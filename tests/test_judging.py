@@ -71,10 +71,12 @@ def everywhere(label):
     return np.maximum(label, 1)
 
 
+CHANGES = {"good": exact, "shifted": shifted, "loud": everywhere}
+
+
 @pytest.fixture
 def runs(task, tmp_path):
-    changes = {"good": exact, "shifted": shifted, "loud": everywhere}
-    return [make_run(task, tmp_path / "runs" / name, change) for name, change in changes.items()]
+    return [make_run(task, tmp_path / "runs" / name, change) for name, change in CHANGES.items()]
 
 
 def test_a_run_is_judged_from_its_files(runs, capsys):
@@ -188,11 +190,16 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
     refused(runs[:2], tmp_path, "no prediction of case BRATS_003")
     (runs[1] / "summary.json").unlink()
     refused(runs[:2], tmp_path, "shifted", "summary.json", "come to its end")
-    for content, words in (("{}", "lacks task, "), ("7", "cannot be read"), ("[]", "lacks")):
+    whole = json.loads((runs[0] / "summary.json").read_text())
+    for content, words in (
+        ("{}", "task, dataset_json, "),
+        ("7", "holds no JSON object"),
+        ("[]", "holds no JSON object"),
+        ("{", "cannot be read"),
+        (json.dumps(whole | {"seconds": "long"}), "summary.json: seconds: missing or not"),
+    ):
         (runs[1] / "summary.json").write_text(content)
         refused(runs[:2], tmp_path, "summary.json", words)
-    (runs[1] / "summary.json").write_text("{")
-    refused(runs[:2], tmp_path, "summary.json", "cannot be read")
 
 
 def refused(paths, tmp_path, *words):
@@ -229,6 +236,52 @@ def test_their_errors_are_one_line(runs, tmp_path, capsys):
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert words in error
+
+
+def test_an_output_that_cannot_be_is_one_line(runs, task, capsys):
+    blocked = runs[0] / "config.json" / "out"
+    for arguments in (
+        ["evaluate", str(runs[0] / "predictions"), "--data", str(task)],
+        ["compare", *map(str, runs)],
+        ["inspect", str(task)],
+    ):
+        assert cli.main([*arguments, "--output", str(blocked)]) == 2
+        *_, error = capsys.readouterr().err.splitlines()
+        assert error.endswith(f"error: {blocked}: cannot be made: Not a directory")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "the following arguments are required: VERB"),
+        ("judge", "invalid choice: 'judge'"),
+        ("compare", "the following arguments are required: RUN"),
+        ("train --epochs few", "argument --epochs: invalid int value: 'few'"),
+        ("train --patch-size 16 16", "argument --patch-size: expected 3 arguments"),
+        ("predict RUN A.nii --output O --whole --patch-size 8 8 8", "not allowed with"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_exit_code_2(line, words, capsys):
+    with pytest.raises(SystemExit) as ending:
+        cli.main(line.split())
+    assert ending.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.endswith(" --help\n")
+    assert error.count("\n") == 1
+
+
+def test_one_case_gives_a_difference_but_no_interval(task, tmp_path, capsys):
+    one = split.Split(("BRATS_001",), ("BRATS_005",), TEST[:1])
+    runs = [make_run(task, tmp_path / name, change) for name, change in CHANGES.items()]
+    for run in runs:
+        split.save(one, run / "splits.json")
+    content = json.loads(compare(runs, tmp_path / "out").with_suffix(".json").read_text())
+    dice = content[1]["difference_from_the_first"]["dice"]["pooled_foreground_mean"]
+    assert dice["value"] < 0
+    assert dice["interval"] == [None, None]
+    assert "interval" not in capsys.readouterr().out
 
 
 def test_a_warning_is_one_line(capsys):

@@ -28,7 +28,7 @@ FLOORS = [
         "functional",
         "parameter layers",
         "models",
-        "optimizers metrics data training inference selftest",
+        "optimizers metrics data training memory inference selftest",
         "runs report.plots",
         "evaluation report",
         "experiment",

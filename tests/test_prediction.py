@@ -1,9 +1,12 @@
-"""From image files to segmentations: in place in every orientation, one case after the other."""
+"""From image files to segmentations: in place in every orientation, case after case, in little
+memory."""
 
 import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -251,18 +254,22 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
     assert re.search(rf"batches of \(\d, {shape[kind]}\)", capsys.readouterr().out)
 
 
-@pytest.fixture
-def run_folder(tmp_path):
-    """Of a run that has just begun, with a network that has learned nothing."""
-    folder = tmp_path / "run"
+def begin_run(folder, config, channels="abc"):
+    """A run that has just begun, with a network that has learned nothing."""
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(asdict(experiment.SMALL_3D)))
-    task = {"name": "x", "channels": list("abc"), "classes": ["background", "tumour"]}
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    task = {"name": "x", "channels": list(channels), "classes": ["background", "tumour"]}
     (folder / "task.json").write_text(json.dumps(task))
-    model = models.brain_3d_small(in_channels=3, classes=2)
+    seen = len(config.channels or channels)
+    model = getattr(models, config.network)(in_channels=seen, classes=2)
     optimizer = Adam(model.named_parameters())
     checkpoint.save(folder / "checkpoints" / "best.npz", model, optimizer, {})
     return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return begin_run(tmp_path / "run", experiment.SMALL_3D)
 
 
 def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
@@ -282,9 +289,36 @@ def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "patch_size"),
+    [([], (8, 8, 12)), (["--patch-size", "12", "8", "8"], (12, 8, 8)), (["--whole"], None)],
+)
+def test_windows_are_those_of_the_training_unless_others_are_asked_for(
+    arguments, patch_size, tmp_path
+):
+    run = begin_run(tmp_path / "run", replace(experiment.SMALL_3D, patch_size=(8, 8, 12)))
+    image = write_image(tmp_path / "A.nii.gz")
+    output = tmp_path / "out"
+    command = ["predict", str(run), str(image), "--device", "cpu", "--output", str(output)]
+    assert cli.main([*command, "--probabilities", *arguments]) == 0
+    network = replace(load_run(run, device="cpu"), patch_size=patch_size)
+    expected = tmp_path / "expected"
+    predict_files(network, [image], expected, probabilities=True, progress=False)
+    for name in ("A.nii.gz", "A_probabilities.nii.gz"):
+        assert (output / name).read_bytes() == (expected / name).read_bytes()
+
+
+def test_a_2d_network_takes_no_windows(tmp_path, capsys):
+    run = begin_run(tmp_path / "run", experiment.SMALL_2D)
+    command = ["predict", str(run), str(tmp_path), "--output", str(tmp_path / "out")]
+    assert cli.main([*command, "--device", "cpu", "--patch-size", "8", "8", "8"]) == 2
+    expected = "error: patch_size: got (8, 8, 8) for slices, expected it for volumes\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("config.json", None, "config.json: cannot be read as a configuration"),
+        ("config.json", None, "holds no config.json, expected the folder of a run"),
         ("config.json", b"[]", "config.json: cannot be read as a configuration"),
         (
             "config.json",
@@ -404,3 +438,35 @@ def test_progress_is_shown_only_when_asked_for(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     predict_files(trained(), [image], tmp_path / "again")
     assert "predict: 100%" in capsys.readouterr().err
+
+
+# In little memory
+
+PREDICT = """
+import sys
+from pathlib import Path
+from minibrain import cli
+
+assert cli.main(sys.argv[1:]) == 0
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the peak")
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("brain_3d", "zscore"), ("brain_3d_attention", "reference")]
+)
+def test_a_full_size_case_needs_at_most_a_gigabyte(name, recipe, tmp_path, record_property):
+    """From file to files. Nothing of the image is air: z-scores then keep all of it."""
+    config = replace(experiment.CONFIGS[name], recipe=recipe, patch_size=(96, 96, 96))
+    run = begin_run(tmp_path / "run", config, channels="abcd")
+    image = np.random.default_rng(0).uniform(1, 2, (240, 240, 155, 4)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "case.nii")
+    command = [sys.executable, "-c", PREDICT, "predict", run, tmp_path / "case.nii"]
+    command += ["--output", tmp_path / "out", "--probabilities", "--device", "cpu"]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert voxels(tmp_path / "out" / "case_probabilities.nii").shape == (240, 240, 155, 2)
+    peak = int(result.stdout.split()[-1]) * 1024
+    assert peak <= 1e9, f"{peak / 1e6:.0f} MB"
+    record_property("figure", f"{peak / 1e6:.0f} MB")

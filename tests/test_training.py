@@ -2,19 +2,16 @@
 
 import io
 import pickle
-import tracemalloc
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
 
 from minibrain.errors import InputError
 from minibrain.functional import cce_dice_loss_backward, cce_dice_loss_forward
-from minibrain.models import UNet, brain_2d_small, brain_3d, brain_3d_small
+from minibrain.models import UNet
 from minibrain.optimizers import Adam, gradient_norm
 from minibrain.runs import checkpoint
-from minibrain.training import WORKSPACE, estimate_memory, train_step
+from minibrain.training import train_step
 
 
 def a_batch(shape, classes=4, seed=0):
@@ -140,47 +137,6 @@ def test_the_norm_of_large_gradients_does_not_overflow():
     assert gradient_norm([np.full(4, 1e25, np.float32)]) == pytest.approx(2e25)
     assert gradient_norm([np.array([np.inf], np.float32)]) == np.inf
     assert np.isnan(gradient_norm([np.array([np.nan], np.float32)]))
-
-
-# Memory
-
-
-@pytest.mark.parametrize(
-    ("preset", "shape"),
-    [
-        (brain_3d, (2, 32, 32, 32, 4)),
-        (brain_3d_small, (2, 32, 32, 32, 4)),
-        (brain_2d_small, (8, 96, 96, 2)),
-    ],
-)
-def test_the_memory_estimate_is_not_below_the_peak_of_a_step_and_not_far_above(preset, shape):
-    estimate = estimate_memory(preset(), shape)
-    # in a new process: here, earlier tests have left buffers that are used again unseen
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        peak = process.submit(peak_of_training, preset, shape).result()
-    assert peak < estimate < 1.5 * peak
-
-
-def peak_of_training(preset, shape):
-    """Most bytes that two steps hold at a time, with the network and its batch."""
-    images, labels = a_batch(shape)
-    tracemalloc.start()
-    network = preset()
-    optimizer = Adam(network.named_parameters())
-    for step in range(2):
-        train_step(network, optimizer, images, labels, step)
-    return tracemalloc.get_traced_memory()[1]
-
-
-@pytest.mark.parametrize("norm", ["none", "instance", "batch"])
-def test_estimating_leaves_the_network_alone_and_grows_with_the_batch(norm):
-    network = tiny(norm=norm)
-    before = weight_bytes(network)
-    one, two = (estimate_memory(network, (n, 64, 64, 2)) - WORKSPACE for n in (1, 2))
-    assert weight_bytes(network) == before
-    assert not any(p.grad.any() for p in network.named_parameters().values())
-    assert one < two < 2 * one + 1
-    assert two > 1.9 * one  # with so few parameters the activations are nearly all
 
 
 # On disk

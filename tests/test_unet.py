@@ -1,5 +1,7 @@
 """The whole network: its gradient, its mirror, its names, its errors, its determinism."""
 
+import weakref
+
 import numpy as np
 import pytest
 from gradcheck import assert_gradient
@@ -141,6 +143,33 @@ def test_inference_is_deterministic_and_keeps_nothing(options):
     assert weight_bytes(network) == weights
     assert np.array_equal(x, before)
     np.testing.assert_allclose(logits, make(options, dropout=0).forward(x)[0], rtol=1e-12)
+
+
+class Watched:
+    """A layer around a layer that knows whether what it saved is still there."""
+
+    def __init__(self, layer, alive):
+        self.layer, self.alive = layer, alive
+
+    def forward(self, *arguments):
+        assert not any(saved() for saved in self.alive)
+        y, _ = self.layer.forward(*arguments)
+        saved = Saved()
+        self.alive.append(weakref.ref(saved))
+        return y, saved
+
+
+class Saved:
+    pass
+
+
+def test_what_inference_does_not_need_is_gone_before_the_next_layer():
+    network, alive = make(NETWORKS["2D, three levels, batch norm, nearest, attention"]), []
+    network.joins = [Watched(join, alive) for join in network.joins]
+    for chain in (network.bottleneck, *network.encoders, *network.decoders):
+        chain.layers = {name: Watched(layer, alive) for name, layer in chain.layers.items()}
+    network.forward(an_input(network))
+    assert len(alive) > 10
 
 
 @every

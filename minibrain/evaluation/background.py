@@ -11,6 +11,7 @@ import numpy as np
 
 from minibrain.data import nifti
 from minibrain.evaluation.bootstrap import bootstrap_interval
+from minibrain.report.tables import plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +36,15 @@ class FalseAlarms:
     def summary(self) -> dict:
         """The three numbers that count, with bootstrap intervals over cases; JSON-able.
 
-        A share is None where there is nothing to have a share of.
+        A share is None where there is nothing to have a share of, and so are an interval's ends.
         """
         count = len(self.cases)
         return {
             "cases": count,
             "false_ml": float(self.false_ml.mean()),
-            "false_ml_interval": bootstrap_interval(
-                lambda draws: self.false_ml[draws].mean(axis=1), count
-            ).tolist(),
+            "false_ml_interval": plain(
+                bootstrap_interval(lambda draws: self.false_ml[draws].mean(axis=1), count)
+            ),
             "false_ml_largest": float(self.false_ml.max()),
             "free_slices": int(self.free_slices.sum()),
             "alarmed_slices": _share(self.alarmed_slices.sum(), self.free_slices.sum()),
@@ -55,12 +56,13 @@ class FalseAlarms:
     def _slices_interval(self) -> list | None:
         if not self.free_slices.all():
             return None
-        return bootstrap_interval(
+        ends = bootstrap_interval(
             lambda draws: (
                 self.alarmed_slices[draws].sum(axis=1) / self.free_slices[draws].sum(axis=1)
             ),
             len(self.cases),
-        ).tolist()
+        )
+        return plain(ends)
 
 
 def false_alarms(pairs: Iterable[tuple[str, nifti.Volume, np.ndarray]]) -> FalseAlarms:

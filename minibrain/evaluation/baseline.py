@@ -4,10 +4,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from minibrain.data.prepared import PreparedCase
 
 VOXELS_PER_CASE = 5000  # that the classifier learns from
+# OpenMP's threads wait for each other without sleeping: where other programs compute, the trees
+# take a minute on all threads and four seconds on one.
+ONE_THREAD = {"limits": 1, "user_api": "openmp"}
 
 
 def voxelwise_classifier(
@@ -30,10 +34,12 @@ def voxelwise_classifier(
     classifier = HistGradientBoostingClassifier(
         max_iter=60, early_stopping=False, random_state=seed
     )
-    classifier.fit(np.concatenate(intensities), np.concatenate(labels))
+    with threadpool_limits(**ONE_THREAD):
+        classifier.fit(np.concatenate(intensities), np.concatenate(labels))
 
     def predict(image):
-        classes = classifier.predict(image.reshape(-1, image.shape[-1]))
+        with threadpool_limits(**ONE_THREAD):
+            classes = classifier.predict(image.reshape(-1, image.shape[-1]))
         return classes.reshape(image.shape[:-1]).astype(np.uint8)
 
     return predict

@@ -3,7 +3,8 @@
 The cases are the sample: n of them are drawn with replacement from the n there are, the statistic
 is computed anew, and the interval holds the middle 95 % of a thousand such values. Two networks
 judged on the same cases are compared by their difference on the *same* draws, which leaves out
-what makes a case hard for both. With a handful of cases the interval is rough, and too narrow.
+what makes a case hard for both. With a handful of cases the interval is rough, and too narrow;
+one case has none, for it says nothing about others.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
 """
@@ -31,11 +32,11 @@ def bootstrap_interval(
     Returns
     -------
     interval : (..., 2), the lower and the upper end for each number of the statistic, over the
-        draws in which it is not NaN; NaN where it always is
+        draws in which it is not NaN; NaN where it always is, and everywhere if there is one case
     """
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, cases, (RESAMPLES, cases))
-    values = statistic(draws)
+    values = statistic(draws) * (1 if cases > 1 else np.nan)
     tail = 100 * (1 - LEVEL) / 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")

@@ -32,7 +32,8 @@ def compare(
 
     Raises
     ------
-    InputError : fewer than two runs, one that is not finished, or another task or split
+    InputError : fewer than two runs, one that is not finished, another task or split, or the output
+        folder cannot be made
     """
     if len(set(map(Path, paths))) < max(2, len(paths)):
         raise InputError(f"runs: got {', '.join(map(str, paths))}: expected two or more, each once")
@@ -65,7 +66,8 @@ def comparison_table(runs: Sequence[JudgedRun]) -> str:
         line = f"{run.name:{width}}  {dice:.3f}"
         if run.difference:
             low, high = run.difference["interval"]
-            line += f"  {run.difference['value']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+            line += f"  {run.difference['value']:+.3f}"
+            line += "" if low is None else f" (95 % interval {low:+.3f} to {high:+.3f})"
         lines.append(line)
     return "\n".join(lines)
 

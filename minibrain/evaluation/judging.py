@@ -141,7 +141,8 @@ def judge_predictions(
 
     Raises
     ------
-    InputError : no prediction is of a labelled case, or one does not overlay its label
+    InputError : no prediction is of a labelled case, one does not overlay its label, or the output
+        folder cannot be made
     """
     folder, task = Path(predictions), open_task(data)
     names = [case.name for case in task.training if find_prediction(folder, case.name)]

@@ -2,7 +2,6 @@
 
 from minibrain.arrays import array_module, like, widened
 from minibrain.kernels import fast_twin
-from minibrain.philox import random_uint16
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
 
@@ -83,6 +82,5 @@ def dropout_backward(dy, saved: DropoutSaved):
 
 def _dropped(x, saved: DropoutSaved):
     """x / (1 − rate) where it is kept, and 0 elsewhere."""
-    keep = random_uint16(0, x.size, saved.key, array_module(x)) >= saved.threshold
     wide = widened(x)
-    return like(wide * (keep.reshape(x.shape).astype(wide.dtype) * saved.scale), x)
+    return like(wide * saved.factors(wide), x)

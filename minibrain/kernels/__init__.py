@@ -3,7 +3,9 @@
 `minibrain.functional` says what an operation computes, in plain array code. A twin, a function of
 the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy arrays), computes the
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
-reference. What one saves for backward the other can use: both know only `minibrain.saved`.
+reference. What one saves for backward the other can use: both know only `minibrain.saved`. An
+activation that a twin has left `saved.Unwritten` is written before it gets to a reference, or to a
+twin that does not say that it takes such.
 
 Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
 listener is there from the start: it says on stderr who computed it, how long that took,
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
 from minibrain.flops import flops
+from minibrain.saved import Pending, Unwritten
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 
@@ -53,14 +56,18 @@ def fast_twin(reference):
     @wraps(reference)
     def fast(*arguments, **options):
         twin = _find_twin(array_module(_first_array(arguments)).__name__, module, name)
-        return twin(*arguments, **options) if twin else NotImplemented
+        if twin is None:
+            return NotImplemented
+        if not getattr(twin, "takes_unwritten", False):
+            arguments = written(arguments)
+        return twin(*arguments, **options)
 
     @wraps(reference)
     def operation(*arguments, **options):
         begin = time.perf_counter()
         result, who = fast(*arguments, **options), "fast"
         if result is NotImplemented:
-            result, who = reference(*arguments, **options), "reference"
+            result, who = reference(*written(arguments), **options), "reference"
         if listeners:
             end = _time_when_done(_first_array(arguments))
             for listen in tuple(listeners):
@@ -69,6 +76,24 @@ def fast_twin(reference):
 
     operation.reference, operation.fast = reference, fast
     return operation
+
+
+def takes_unwritten(twin):
+    """Mark a twin that takes activations which are not written yet."""
+    twin.takes_unwritten = True
+    return twin
+
+
+def written(value):
+    """The value, with all that is unwritten in it written."""
+    if isinstance(value, Unwritten):
+        write = _find_twin(array_module(_first_array([value])).__name__, "unwritten", "write")
+        return write(value) if write else value.write()
+    if isinstance(value, tuple):
+        items = [written(item) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
 
 
 @contextmanager
@@ -84,6 +109,8 @@ def listening(listen: Callable[[Call], None]):
 def _first_array(values):
     """The first array among arguments or in what was saved; a loss's gradient is a number."""
     for value in values:
+        if isinstance(value, Unwritten):
+            value = [value.raw] if isinstance(value, Pending) else [value.a]
         if isinstance(value, tuple | list):
             value = _first_array(value)
         if getattr(value, "ndim", 0):

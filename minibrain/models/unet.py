@@ -120,6 +120,7 @@ class UNet:
             saved.append(kept)
             x, kept = join.forward(x, skips.pop())
             saved.append(kept)
+            del kept  # what a gate saves would fill as much memory as the decoder needs
             x, kept = decoder.forward(x, training, step)
             saved.append(kept)
         x, kept = self.head.forward(x)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from minibrain.data.decathlon import Task, read_case
 from minibrain.data.inspection import CaseContent, Inspection
@@ -26,7 +27,7 @@ def inspection_text(found: Inspection) -> str:
         lines += _sizes(contents) + _classes(task, contents) + _volumes(contents)
         lines += _intensities(task, contents) + _fullest(contents)
     lines += _listed("notes", found.notes) + _listed("faults", found.faults)
-    return "\n".join([*lines, "", f"{len(found.faults)} faults"])
+    return "\n".join([*lines, "", f"{len(found.faults)} fault" + "s" * (len(found.faults) != 1)])
 
 
 def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
@@ -139,4 +140,6 @@ def _plot_slices(task: Task, contents: list[CaseContent], path: Path) -> None:
         for channel, axes in enumerate(row[1:]):
             show_slice(axes, image[:, :, z, channel])
             axes.set_title(task.channels[channel], fontsize=9)
+    keys = [Patch(color=c, label=n) for c, n in zip(CLASS_COLOURS, task.classes, strict=False)]
+    figure.legend(handles=keys[1:], loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     save(figure, path)

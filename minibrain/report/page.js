@@ -9,6 +9,7 @@ const WAYS = [["pooled", "Pooled over the set"], ["per_case", "Mean over cases"]
 
 const runName = run => element("span", { class: "run" }, dot(runColour(runs.indexOf(run))), " ", run.name);
 const runColumn = { name: "Run", text: true, value: row => row.run.name, cell: row => runName(row.run) };
+const fewCases = data.cases < 10 ? " With fewer than ten cases intervals are too narrow." : "";
 const withInterval = (value, ends, write = number) => [write(value), between(ends, write)];
 
 function header() {
@@ -65,7 +66,7 @@ function comparison() {
     mean("iou", "pooled_foreground_mean", "Mean IoU"),
     mean("iou", "pooled_mean", "Mean IoU with background")], runs, "Outcome");
   const explained = element("p", { class: "quiet" }, "Without background and pooled over the set but where said otherwise; small figures are "
-    + "95 % intervals. Differences are taken on the same cases: an interval that leaves out 0 is more than the chance of these cases.");
+    + "95 % intervals. Differences are taken on the same cases: an interval that leaves out 0 is more than the chance of these cases." + fewCases);
   const given = table([named, ...settings], runs, "Settings of the runs");
   return several ? section("comparison", "Comparison", null, outcome, explained, given) : section("settings", "Settings", null, given);
 }
@@ -103,22 +104,22 @@ function scores() {
   return section("scores", "Scores",
     element("div", { class: "controls", style: { marginBottom: 0 } }, choice("Score", METRICS, shown.metric, choose("metric")), choice("Average", WAYS, shown.way, choose("way"))),
     chart, several ? element("ul", { class: "legend", style: { marginBottom: "1rem" } }, runs.map(run => element("li", {}, runName(run)))) : null, numbers,
-    element("p", { class: "quiet" }, "Bars and small figures: 95 % bootstrap interval over cases. Hausdorff distance and volume error are means over cases."));
+    element("p", { class: "quiet" }, "Bars and small figures: 95 % bootstrap interval over cases. Hausdorff distance and volume error are means over cases." + fewCases));
 }
 
 function caseTable(look) {
   const inBrowser = new Map(data.slices.map((item, i) => [item.case, i]));
   const rows = runs[0].cases.flatMap((_, i) => runs.map(run => ({ run, ...run.cases[i] })));
   const distance = regions.length ? classes.length : null;  // of the first region, the whole tumour
-  const view = name => inBrowser.has(name) ? element("button", { type: "button", onclick: () => {
+  const named = ({ case: name }) => inBrowser.has(name) ? element("button", { type: "button", class: "link", title: "look at its slices", onclick: () => {
     look(inBrowser.get(name));
     document.getElementById("slices").scrollIntoView();
     document.getElementById("slices").focus({ preventScroll: true });
-  } }, "view") : null;
+  } }, name) : name;
   return section("cases", "Cases", null, table([
-    { name: "Case", text: true, value: row => row.case, cell: row => [row.case, view(row.case)] },
+    { name: "Case", text: true, value: row => row.case, cell: named },
     ...(several ? [runColumn] : []),
-    { name: "Mean Dice, foreground", value: row => row.mean, cell: row => number(row.mean) },
+    { name: "Mean", value: row => row.mean, cell: row => number(row.mean) },
     ...structures.slice(1).map((structure, i) => ({
       name: structure.name, value: row => row.dice[i + 1], cell: row => number(row.dice[i + 1]),
     })),
@@ -126,7 +127,7 @@ function caseTable(look) {
     { name: "Tumour, ml", value: row => row.truth_ml, cell: row => number(row.truth_ml, 2) },
     { name: "Predicted, ml", value: row => row.prediction_ml, cell: row => number(row.prediction_ml, 2) },
   ], rows, "Dice of every case"),
-  element("p", { class: "quiet" }, `Dice per class and region${distance === null ? "" : "; Hausdorff distance of the whole tumour"}. A dash: in neither truth nor prediction.`));
+  element("p", { class: "quiet" }, `Dice per class and region, and its mean over the classes without background${distance === null ? "" : "; Hausdorff distance of the whole tumour"}. A dash: in neither truth nor prediction.`));
 }
 
 function confusions() {

@@ -1,15 +1,24 @@
 """What a finished run left behind, as others read it: to judge it again, or beside other runs."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minibrain.data import split
 from minibrain.errors import InputError
 from minibrain.files import read_json
+from minibrain.runs.run_folder import require_run
 
-KEYS = ("task", "dataset_json", "parameters", "initializer", "channels", "seconds")
+# What must be in them, and of what kind it is.
+CONFIG = {"batch_size": int, "learning_rate": float, "device": str}
+SUMMARY = {
+    "task": str,
+    "dataset_json": str,
+    "parameters": int,
+    "initializer": str,
+    "channels": list,
+    "seconds": float,
+}
 
 
 @dataclass(frozen=True)
@@ -73,24 +82,26 @@ def read_run(path: str | Path) -> FinishedRun:
     ------
     InputError : a file is missing or damaged; the message names it
     """
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path}: expected the folder of a run, with its config.json")
+    path = require_run(path)
     if not (path / "summary.json").is_file():
         raise InputError(f"{path}: has no summary.json, expected a run that has come to its end")
-    config = _read_json(path / "config.json", ("batch_size", "learning_rate", "device"))
-    summary = _read_json(path / "summary.json", KEYS)
+    config = _read_json(path / "config.json", CONFIG)
+    summary = _read_json(path / "summary.json", SUMMARY)
     return FinishedRun(path, config, split.load(path / "splits.json"), _read_history(path), summary)
 
 
-def _read_json(path: Path, keys: Sequence[str]) -> dict:
+def _read_json(path: Path, kinds: dict[str, type]) -> dict:
     what = "what a run leaves behind"
     content = read_json(path, what)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object, expected {what}")
-    if missing := [key for key in keys if key not in content]:
-        raise InputError(f"{path}: lacks {', '.join(missing)}, expected {what}")
+    if wrong := [key for key, kind in kinds.items() if not _is(content.get(key), kind)]:
+        raise InputError(f"{path}: {', '.join(wrong)}: missing or not as a run leaves it behind")
     return content
+
+
+def _is(value, kind: type) -> bool:
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _read_history(path: Path) -> list[dict]:

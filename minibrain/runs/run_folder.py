@@ -28,6 +28,14 @@ from minibrain.report.plots import plot_progress
 from minibrain.runs import checkpoint
 
 
+def require_run(path: str | Path) -> Path:
+    """The path, if it is the folder of a run; InputError otherwise."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: holds no config.json, expected the folder of a run")
+    return path
+
+
 class RunFolder:
     """A folder that one process writes to: from `claim` until the end of the `with` block.
 
@@ -80,9 +88,7 @@ class RunFolder:
         ------
         InputError : there is none, or the run is still going on
         """
-        if not Path(path, "config.json").is_file():
-            raise InputError(f"{path}: holds no config.json, expected the folder of a run")
-        return cls(Path(path))
+        return cls(require_run(path))
 
     def __enter__(self) -> "RunFolder":
         return self

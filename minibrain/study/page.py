@@ -49,7 +49,7 @@ def page(title: str, data: dict) -> str:
     parts = {
         "title": html.escape(title),
         "style": (folder / "style.css").read_text(),
-        "data": json.dumps(data).replace("<", "\\u003c"),
+        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "script": "\n".join((folder / f"{name}.js").read_text() for name in SCRIPTS),
     }
     template = (folder / "template.html").read_text()
@@ -60,12 +60,13 @@ def trace_data(trace: Trace) -> dict:
     """What the page knows of a step: its record with pictures, formulas and sources."""
     operations = sorted({node.operation for node in trace.nodes})
     record = trace.as_json()
+    results = {node["name"]: node["backward"]["results"] for node in record["nodes"]}
     return {
-        "loss": trace.loss,
+        "loss": record["loss"],
         "update": record["update"],
         "held": trace.bytes_held(),
         "nodes": [
-            kept | _pictures(trace, node)
+            kept | _pictures(trace, node, results)
             for node, kept in zip(trace.nodes, record["nodes"], strict=True)
         ],
         "formulas": {name: FORMULAS[name]._asdict() for name in operations},
@@ -83,22 +84,22 @@ def trace_data(trace: Trace) -> dict:
     }
 
 
-def _pictures(trace: Trace, node: Node) -> dict:
-    """The pictures of a node and, of a result used twice, of the gradients that meet."""
-    meeting = trace.meeting_gradients(node) if len(node.uses) > 1 else {}
+def _pictures(trace: Trace, node: Node, results: dict[str, dict]) -> dict:
+    """The pictures of a node and, of a result used twice, the gradients that meet.
+
+    Parameters
+    ----------
+    results : what the backward of every node returned, as in the record
+    """
+    uses = node.uses if len(node.uses) > 1 else []
+    meeting = trace.meeting_gradients(node)
     return {
         "picture": _json(node.result),
         "gradient": _json(node.arriving),
-        "meets_in": "signal" if any(use.gradient == "dsignal" for use in node.uses) else "skip",
+        "meets_in": "signal" if any(use.gradient == "dsignal" for use in uses) else "skip",
         "meeting": [
-            {
-                "from": name,
-                "mean": measure.mean,
-                "std": measure.std,
-                "max": measure.max,
-                "picture": _json(measure),
-            }
-            for name, measure in meeting.items()
+            {"from": use.by, **results[use.by][use.gradient], "picture": _json(meeting[use.by])}
+            for use in uses
         ],
     }
 

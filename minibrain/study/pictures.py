@@ -48,6 +48,8 @@ def slicer(depth: float):
 
 
 def _in_eight_bits(values, every: int) -> Picture:
+    """What is not finite is drawn as if it were 0."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     scale = 255 / (high - low) if high > low else 0.0
     return Picture(np.rint((values - low) * scale).astype(np.uint8), low, high, every)

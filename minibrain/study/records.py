@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
+from math import isfinite
 from typing import Any
 
 from minibrain.study.table import mirrored_table
@@ -85,8 +86,13 @@ class Trace:
         return mirrored_table(self)
 
     def as_json(self) -> dict:
-        """The same as dicts, lists, strings and numbers; without pictures."""
-        return asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k != "picture"})
+        """The same as dicts, lists, strings and numbers; without pictures. JSON has no number for
+        what is not finite: it is a string, "nan" or "inf"."""
+
+        def plain(pairs):
+            return {name: _writable(value) for name, value in pairs if name != "picture"}
+
+        return asdict(self, dict_factory=plain)
 
     def meeting_gradients(self, node: Node) -> dict[str, Measure]:
         """What comes back from each use of a node's result; what arrives there is their sum."""
@@ -103,3 +109,7 @@ class Trace:
         changes = [node.bytes_saved for node in self.nodes]
         changes += [-self.freed_by(node) for node in reversed(self.nodes)]
         return list(accumulate(changes))
+
+
+def _writable(value):
+    return str(value) if isinstance(value, float) and not isfinite(value) else value

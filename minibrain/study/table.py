@@ -1,5 +1,7 @@
 """A traced step as text, 100 columns wide: forward on the left, its mirror image on the right."""
 
+from math import isfinite
+
 COLUMNS = {"": 2, "ms": 6, "FLOP": 6, "bytes": 6, "max": 7, "std": 7, "mean": 8}
 SPINE = 14  # name and channels, in the middle
 WIDTH = 100
@@ -86,6 +88,8 @@ def _milliseconds(seconds: float) -> str:
 
 def _short(value: float) -> str:
     """At most six characters, and a minus."""
+    if not isfinite(value):
+        return str(value)
     if value == 0 or 1e-2 <= abs(value) < 1e3:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.1e}".split("e")

@@ -169,8 +169,7 @@ class _Watcher:
         return Pass(call.who, call.seconds - own, count, measured)
 
     def _measure(self, x) -> Measure:
-        x = x if hasattr(x, "ndim") else np.asarray(x)
-        x = x.write() if hasattr(x, "write") else x  # an activation that was only promised
+        x = kernels.written(x) if hasattr(x, "ndim") else np.asarray(x)
         mean, std = (float(f(dtype=np.float64)) for f in (x.mean, x.std))
         largest = max(float(x.max()), -float(x.min()))
         picture = self.picture(x) if x.ndim == self.model.rank + 2 else None

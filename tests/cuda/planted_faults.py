@@ -29,6 +29,7 @@ from minibrain.kernels.cuda import loader
 
 RNG = np.random.default_rng(0)
 X, DEEP = random(RNG, (2, 5, 6, 7, 3)), random(RNG, (1, 5, 7, 37))
+WIDE = random(RNG, (2, 5, 7, 16))
 GAMMA_BETA = tuple(random(RNG, (2, 3)))
 
 
@@ -74,7 +75,12 @@ short = pair("conv", (X, WEIGHT, random(RNG, 18)), {"padding": 1}, 500, dtype=BF
 pool = pair("max_pool", (np.round(X), 3), {"stride": 2, "padding": 1}, 9)
 large = random(RNG, (2, 31, 67, 3)) + 5
 norm = pair("instance_norm", (large, *GAMMA_BETA), {}, 4000)
-norm_relu = pair("norm_relu", (X, *GAMMA_BETA), {"rate": 0.3, "key": (1, 2, 3)}, 40)
+wide_norm_relu = pair(
+    "norm_relu", (WIDE, *random(RNG, (2, 16))), {"rate": 0.3, "key": (1, 2, 3)}, 40
+)
+dropped = {"rate": 0.3, "key": (1, 2, 3)}
+norm_relu = pair("norm_relu", (X, *GAMMA_BETA), dropped, 40)
+wide_norm_relu = pair("norm_relu", (WIDE, *random(RNG, (2, 16))), dropped, 40)
 loss = pair("cce_dice_loss", (X, RNG.integers(0, 3, X.shape[:-1])), {"per_sample": True}, 40)
 dropout = pair("dropout", (X, 0.5, (2**40, 7, 1)), {}, 1)
 short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
@@ -101,7 +107,7 @@ FAULTS = [
     Fault("missing barrier after the lanes' sums", "conv.cu",
           f"{BARRIER}\n    Index matrix", "Index matrix", conv),
     Fault("missing barrier in a sum over voxels", "common.cuh",
-          f"{BARRIER}\n    if (threadIdx.y", "if (threadIdx.y", norm),
+          f"{BARRIER}\n    for (int i = threadIdx.y", "for (int i = threadIdx.y", norm),
     Fault("a barrier that some threads skip", "conv.cu",
           "for (int tap = 0; tap < g.taps()", "if (here) for (int tap = 0; tap < g.taps()", conv),
     Fault("wrong tap", "common.cuh",
@@ -136,21 +142,38 @@ FAULTS = [
     Fault("a part left out", "reduce.cu", "part < parts; part += LANES",
           "part < parts - 1; part += LANES", conv),
     Fault("statistics of the wrong group", "normalization.cu",
-          "mean += blockIdx.z * channels;", "", norm),
-    Fault("variance about 0", "normalization.cu", " - mean[channel];\n        sums[0]",
-          ";\n        sums[0]", norm),
+          "blockIdx.z * channels + channel);", "channel);", norm),
+    Fault("the first value of the wrong group", "normalization.cu",
+          "float(x[line / channels * voxels * channels", "float(x[0", norm),
+    Fault("variance about the first value", "normalization.cu",
+          "(squares - sum * sum / voxels)", "squares", norm),
+    Fault("sums of the first of eight channels", "normalization.cu",
+          "sums[WIDTH + i] += centred", "sums[WIDTH] += centred", wide_norm_relu),
     Fault("gradient through the variance left out", "normalization.cu",
           "- through_mean - through_variance", "- through_mean", norm),
-    Fault("the gate of ReLU open at 0", "normalization.cu", "y[i] > 0.0f ?", "y[i] >= 0.0f ?",
-          norm_relu),
-    Fault("dropout not scaled in backward", "normalization.cu", "? dy[i] * scale :", "? dy[i] :",
-          norm_relu),
-    Fault("dropout of the wrong element", "normalization.cu", "factors[i % 8]",
-          "factors[(i + 1) % 8]", norm_relu),
-    Fault("last of equal values wins", "pooling.cu", "value > largest)", "value >= largest)", pool),
+    Fault("the gate of ReLU open", "normalization.cu", "normalized[j] > 0 ?", "true ?", norm_relu),
+    Fault("the gate of ReLU of the next channel", "normalization.cu", "normalized[j] > 0 ?",
+          "normalized[0] > 0 ?", wide_norm_relu),
+    Fault("no dropout in backward", "normalization.cu", "gradient[j] * factors[first + j]",
+          "gradient[j]", norm_relu),
+    Fault("dropout of the wrong element", "common.cuh", "values[j] * factors[first + j]",
+          "values[j] * factors[(first + j + 1) % 8]", norm_relu),
+    Fault("lines of the wrong sample", "normalization.cu",
+          "activate(values, i, i / channels / voxels * channels + i % channels)",
+          "activate(values, i, i % channels)", norm_relu),
+    Fault("values not centred", "common.cuh", "raw[j] - l[3 * j]", "raw[j]", norm_relu),
+    Fault("last of equal values wins", "pooling.cu", "value > largest[j])",
+          "value >= largest[j])", pool),
     Fault("gradient to every window", "pooling.cu", "&& winner[from] == tap", "", pool),
-    Fault("channels of the second array", "pooling.cu", "b_channels + c - a_channels];\n}",
-          "b_channels + c];\n}", concat),
+    Fault("channels of the second array", "pooling.cu", "if (!of_a) c -= a_channels;", "", concat),
+    Fault("lines of the wrong sample in a pool", "pooling.cu",
+          "at, e.sample * channels + e.channel", "at, e.channel", operations.check_readers),
+    Fault("dropout of the pooled voxel", "pooling.cu",
+          "activate(values, at, e", "activate(values, i, e", operations.check_readers),
+    Fault("dropout of the joined array", "pooling.cu", "pending_b.activate(values, at,",
+          "pending_b.activate(values, i,", operations.check_readers),
+    Fault("lines of the other array", "pooling.cu",
+          "else pending_b.activate", "else pending_a.activate", operations.check_readers),
     Fault("a voxel of the block left out", "pooling.cu",
           "tap < geometry.taps(); ++tap)\n        sum += dy[input",
           "tap < geometry.taps() - 1; ++tap)\n        sum += dy[input", upsample),
@@ -191,8 +214,7 @@ FAR_FAULTS = [
     Fault("32 bits: dy of a weight gradient", "conv.cu", "dy[number * outputs + o]",
           "dy[int(number * outputs + o)]", far_conv),
     Fault("32 bits: a pool's sample", "pooling.cu",
-          "x += e.sample * geometry.input_voxels() * channels + e.channel;",
-          "x += int(e.sample * geometry.input_voxels() * channels + e.channel);",
+          "Index at = (sample + voxel) * channels", "int at = (sample + voxel) * channels",
           once(offsets.check, "max_pool", offsets.small())),
     Fault("32 bits: a sum over voxels", "reduce.cu", "x[voxel * channels + channel]",
           "x[int(voxel * channels + channel)]", once(offsets.test_sums_over_voxels)),
@@ -201,6 +223,9 @@ FAR_FAULTS = [
           once(offsets.test_losses)),
     Fault("32 bits: a norm's group", "normalization.cu",
           "Index group = blockIdx.z * voxels", "int group = blockIdx.z * voxels",
+          once(offsets.test_norm_and_relu)),
+    Fault("32 bits: an activation's element", "normalization.cu",
+          "Index i = WIDTH * global_thread();", "int i = WIDTH * global_thread();",
           once(offsets.test_norm_and_relu)),
     Fault("32 bits: Adam's moments", "optimizers.cu", "mean += share.begin, square",
           "mean += int(share.begin), square", once(offsets.test_adam)),

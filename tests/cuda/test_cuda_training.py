@@ -1,5 +1,6 @@
 """Adam and whole training steps by CUDA kernels, run on the CPU, against NumPy."""
 
+import time
 import weakref
 
 import numpy as np
@@ -9,11 +10,14 @@ from compare import BFLOAT16, assert_close, on_device, random
 from emulator import SCHEDULES, emulated
 
 import minibrain.functional as F
+from minibrain import kernels
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
-from minibrain.models import UNet
+from minibrain.memory import estimate_memory
+from minibrain.models import UNet, brain_3d
 from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
-from minibrain.training import estimate_memory, train_step
+from minibrain.study.trace import trace_step
+from minibrain.training import train_step
 
 CONSTANTS = {"learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
@@ -206,6 +210,42 @@ def test_nothing_of_a_training_step_is_left_to_the_reference(monkeypatch):
     with emulated():
         train_step(model, optimizer, images, labels, step=0)
     assert len(floats) == 1  # the loss, when all is computed
+
+
+def test_a_step_is_traced_though_not_all_that_it_makes_is_written(monkeypatch):
+    monkeypatch.setattr(kernels, "_time_when_done", lambda array: time.perf_counter())
+    images, labels = batch("3d")
+    host, device = network("3d"), network("3d", device=True)
+    want = trace_step(host, Adam(host.named_parameters()), images, labels)
+    with emulated():
+        got = trace_step(device, Adam(device.named_parameters()), images, labels)
+    assert got.loss == pytest.approx(want.loss, rel=1e-6)
+    for node, other in zip(got.nodes, want.nodes, strict=True):
+        assert (node.name, node.uses, node.forward.flops) == (
+            other.name,
+            other.uses,
+            other.forward.flops,
+        )
+        assert node.result.std == pytest.approx(other.result.std, rel=1e-4)
+    kept = {node.name: {saved.field: saved for saved in node.saved} for node in got.nodes}
+    assert kept["encoder0.conv2"]["x.raw"].kept_by == "encoder0.norm1"
+    assert got.bytes_held()[-1] == want.bytes_held()[-1]  # the batch, and what the loss keeps
+    assert bytes_saved(got, "y.raw") == bytes_saved(got, "y") == 0  # a convolution keeps them
+    assert 0 < bytes_saved(got, "y.lines") < 0.1 * bytes_saved(want, "y")
+
+
+def bytes_saved(trace, field):
+    return sum(s.bytes for node in trace.nodes for s in node.saved if s.field == field)
+
+
+def test_the_3d_reference_network_is_trained_in_4_gigabytes(monkeypatch):
+    """In bfloat16, at 2x160x160x128: what the kernels keep is counted without running them."""
+    model = brain_3d(dtype=BFLOAT16)
+    for parameter in model.named_parameters().values():
+        parameter.value = on_device(parameter.value)
+    with emulated():
+        monkeypatch.setattr(loader, "launch", lambda *arguments, **options: None)
+        assert estimate_memory(model, (2, 160, 160, 128, 4)) < 4e9
 
 
 @pytest.mark.parametrize("allocations", [0, 1, 40, 90])

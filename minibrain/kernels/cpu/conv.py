@@ -1,10 +1,9 @@
 """Convolution with stride 1, and transposed convolution whose stride is its kernel size.
 
-The first goes tile by tile (see `tiles`); in backward one transform of dy serves both gradients.
-Where the stride of a transposed convolution is its kernel size nothing overlaps, and one product
-gives every output voxel, to be put in its place. A kernel of size 1 goes the same way.
-
-Each block writes its own rows of the result. Weight gradients are added up in the order of blocks.
+The first goes tile by tile (see `tiles` and `products`); in backward one transform of dy serves
+both gradients. What is joined is read from two arrays, and its gradient written into two. Where the
+stride of a transposed convolution is its kernel size nothing overlaps, and one product gives every
+output voxel, to be put in its place. A kernel of size 1 goes the same way.
 """
 
 from typing import NamedTuple
@@ -12,35 +11,41 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels import takes_unwritten, written
+from minibrain.kernels.cpu import products
 from minibrain.kernels.cpu.buffers import empty
-from minibrain.kernels.cpu.reduce import channel_sum, wide
+from minibrain.kernels.cpu.reduce import as_volume, channel_sum, wide
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.kernels.cpu.tiles import Tiles, as_volume
-from minibrain.saved import ConvSaved
+from minibrain.kernels.cpu.tiles import Tiles, Volume
+from minibrain.saved import ConvSaved, Joined
 
 
+@takes_unwritten
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     if not (_supported(x, weight) and _fit(x, weight, bias, inputs=-2, outputs=-1)):
         return NotImplemented
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
     if not _stride_1(geometry):
         return NotImplemented
+    x = _loadable(x)
     saved = ConvSaved(x, weight, geometry)
     if _pointwise(geometry):
-        return _place(x, weight.swapaxes(-1, -2), bias, geometry), saved
-    return correlate(x, weight, geometry.padding, geometry.output_size, bias), saved
+        return _place(written(x), weight.swapaxes(-1, -2), bias, geometry), saved
+    return _correlated(x, weight, bias, geometry), saved
 
 
+@takes_unwritten
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
-    x, weight, geometry = saved
+    dy, (x, weight, geometry) = written(dy), saved
     if not (_supported(x, weight) and dy.dtype == np.float32 and _stride_1(geometry)):
         return NotImplemented
-    if dy.shape != (len(x), *geometry.output_size, weight.shape[-1]):
+    if dy.shape != (x.shape[0], *geometry.output_size, weight.shape[-1]):
         return NotImplemented
     if any(max(p) >= k for p, k in zip(geometry.padding, geometry.kernel_size, strict=True)):
         return NotImplemented  # the correlation that gives dx would have to cut rows off dy
+    x = _loadable(x)
     if _pointwise(geometry):
-        dx, dweight = _take(dy, x, weight.swapaxes(-1, -2), geometry)
+        dx, dweight = _take(dy, written(x), weight.swapaxes(-1, -2), geometry)
         dweight = dweight.swapaxes(-1, -2)
     elif input_gradient:
         dx, dweight = _both_gradients(x, weight, dy, geometry)
@@ -73,7 +78,7 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
 def _place(x, weight, bias, geometry):
     """Put x[voxel] · weight[tap] at its own place of the output, for every voxel and tap."""
     size = [n * k for n, k in zip(x.shape[1:-1], geometry.kernel_size, strict=True)]
-    y = empty((len(x), *size, weight.shape[-2]))
+    y = empty((x.shape[0], *size, weight.shape[-2]))
     planes, places = as_volume(x), _Places.of(y, geometry.kernel_size)
     matrix = np.ascontiguousarray(weight.reshape(-1, weight.shape[-1]).T)
 
@@ -132,57 +137,33 @@ class _Places(NamedTuple):
         return out
 
 
-def correlate(x, weight, padding, output_size, bias=None):
-    """y[n,p,o] = bias[o] + Σ_{k,c} weight[k,c,o] · x[n, p + k − padding, c]."""
-    y = empty((len(x), *output_size, weight.shape[-1]))
-    tiles = Tiles.of(x, weight.shape[:-2], padding, y)
-    matrices = tiles.matrices(weight)
+def _loadable(x):
+    """What is joined is read from its two arrays; what is pending in it is written before."""
+    return Joined(written(x.a), written(x.b)) if isinstance(x, Joined) else written(x)
 
-    def work(block):
-        tiles.restore(block, tiles.multiplied(tiles.transformed(block), matrices), bias)
 
-    each(work, tiles.blocks())
+def _correlated(x, weight, bias, geometry):
+    y = empty((x.shape[0], *geometry.output_size, weight.shape[-1]))
+    tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, y)
+    products.correlate(tiles, weight, bias=bias)
     return y
 
 
 def _both_gradients(x, weight, dy, geometry):
     """dx is the correlation of dy with the kernel turned around; dweight uses its transform."""
-    taps = weight.shape[:-2]
+    taps = geometry.kernel_size
     padding = [(k - 1 - b, k - 1 - a) for k, (b, a) in zip(taps, geometry.padding, strict=True)]
-    dx = empty(x.shape)
+    dx = Joined(empty(x.a.shape), empty(x.b.shape)) if isinstance(x, Joined) else empty(x.shape)
     tiles = Tiles.of(dy, taps, padding, dx)
-    matrices, volume = tiles.matrices(_turned(weight).swapaxes(-1, -2)), as_volume(x)
-
-    def work(block, dpart):
-        v = tiles.transformed(block)
-        tiles.restore(block, tiles.multiplied(v, matrices))
-        tiles.gradient(v, tiles.spread(block, volume), dpart)
-
-    return dx, _turned(_sum_over_blocks(work, tiles, weight.shape))
+    dweight = products.gradients(tiles, Volume.of(x), weight.shape, weight)
+    return dx, np.flip(dweight, axis=tuple(range(len(taps))))
 
 
 def _weight_gradient(x, dy, geometry):
     """Without dx it is x that is transformed: the first layer has few channels."""
     tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, dy)
-
-    def work(block, dpart):
-        tiles.gradient(tiles.transformed(block), tiles.spread(block, tiles.output), dpart)
-
     shape = (*geometry.kernel_size, dy.shape[-1], x.shape[-1])
-    return _sum_over_blocks(work, tiles, shape).swapaxes(-1, -2)
-
-
-def _sum_over_blocks(work, tiles, shape):
-    """Let work(block, part) write each block's part of a weight gradient, and add them in order."""
-    blocks = tiles.blocks()
-    parts = scratch("parts", (len(blocks), *shape))
-    each(lambda item: work(*item), zip(blocks, parts, strict=True))
-    return parts.sum(axis=0)
-
-
-def _turned(weight):
-    """The kernel turned around: its last tap along every axis first, a view."""
-    return np.flip(weight, axis=tuple(range(weight.ndim - 2)))
+    return products.gradients(tiles, tiles.output, shape).swapaxes(-1, -2)
 
 
 def _supported(x, weight):

@@ -1,12 +1,13 @@
-"""Max-pool over blocks of 2 voxels per axis, and concatenation, one plane at a time."""
+"""Max-pool over blocks of 2 voxels per axis, its way back up, and concatenation, plane by plane."""
 
 import numpy as np
 
 from minibrain.geometry import conv_geometry
+from minibrain.kernels import takes_unwritten
 from minibrain.kernels.cpu.buffers import empty
+from minibrain.kernels.cpu.reduce import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.kernels.cpu.tiles import as_volume
-from minibrain.saved import ConcatSaved, MaxPoolSaved
+from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, UpsampleSaved
 
 
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
@@ -51,23 +52,48 @@ def max_pool_backward(dy, saved: MaxPoolSaved):
     return dx
 
 
+def upsample_forward(x, factor=2):
+    if x.dtype != np.float32 or x.ndim not in (4, 5) or factor not in (2, (2,) * (x.ndim - 2)):
+        return NotImplemented
+    y = empty((len(x), *(2 * n for n in x.shape[1:-1]), x.shape[-1]))
+    values, copies = as_volume(x), _candidates(y)
+
+    def work(plane):
+        for copy in copies(plane):
+            copy[...] = values[plane]
+
+    each(work, np.ndindex(values.shape[:2]))
+    return y, UpsampleSaved((2,) * (x.ndim - 2))
+
+
+def upsample_backward(dy, saved: UpsampleSaved):
+    if dy.dtype != np.float32 or dy.ndim not in (4, 5) or set(saved.factor) != {2}:
+        return NotImplemented
+    dx = empty((len(dy), *(n // 2 for n in dy.shape[1:-1]), dy.shape[-1]))
+    gradients, copies = as_volume(dx), _candidates(dy)
+
+    def work(plane):
+        first, second, *others = copies(plane)
+        np.add(first, second, out=gradients[plane])
+        for other in others:
+            gradients[plane] += other
+
+    each(work, np.ndindex(gradients.shape[:2]))
+    return dx
+
+
 def concat_forward(a, b):
     if a.dtype != np.float32 or b.dtype != np.float32 or a.ndim < 3 or a.shape[:-1] != b.shape[:-1]:
         return NotImplemented
-    channels = a.shape[-1]
-    y = empty((*a.shape[:-1], channels + b.shape[-1]))
-
-    def work(plane):
-        y[plane][..., :channels] = a[plane]
-        y[plane][..., channels:] = b[plane]
-
-    each(work, _planes(y))
-    return y, ConcatSaved(channels)
+    return Joined(a, b), ConcatSaved(a.shape[-1])
 
 
+@takes_unwritten
 def concat_backward(dy, saved: ConcatSaved):
     if dy.dtype != np.float32 or dy.ndim < 3:
         return NotImplemented
+    if isinstance(dy, Joined):
+        return dy.a, dy.b
     da = empty((*dy.shape[:-1], saved.channels))
     db = empty((*dy.shape[:-1], dy.shape[-1] - saved.channels))
 
@@ -85,7 +111,7 @@ def _planes(x):
 
 
 def _candidates(x):
-    """The views of x that one plane of the result is compared with, in the order of the taps."""
+    """The views of x, one per tap in order, that belong to one plane of half its size."""
     volume = as_volume(x)
     depth = 2 if x.ndim == 5 else 1
 

@@ -14,6 +14,11 @@ def wide(x):
     return x.reshape(voxels // together, together * channels)
 
 
+def as_volume(x):
+    """(N, *S, C) of rank 2 or 3 as (N, D, H, W, C), a view: an image is one plane."""
+    return x if x.ndim == 5 else x[:, None]
+
+
 def channel_sum(x):
     """(..., C) -> (C,). Block sums are matrix products with ones, in the order of memory."""
     rows = wide(x)

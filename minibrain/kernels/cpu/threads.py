@@ -1,14 +1,16 @@
 """Threads that share the blocks of one operation, and the buffers they use again and again.
 
-A block is a few large NumPy calls, which let other threads run. BLAS is held to one thread inside
-each, so the threads do not wait for one another. How the work is cut never depends on the number
+A block is a few large NumPy calls, which let other threads run. Every thread, the caller's too,
+takes the next block when it is done with one. BLAS is held to one thread inside each, so the
+threads do not wait for one another. How the work is cut never depends on the number
 of threads: neither do the results.
 """
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from math import prod
 
@@ -23,11 +25,29 @@ _turn = threading.Lock()  # BLAS's limit is the process's: callers take turns to
 
 def each(work: Callable, items: Iterable) -> list:
     """[work(item) for item in items], on all threads; `work` must not call `each` itself."""
-    items, threads = list(items), thread_count()
+    items = list(items)
+    results, left = [None] * len(items), deque(enumerate(items))
+
+    def take_part():
+        while True:
+            try:
+                i, item = left.popleft()
+            except IndexError:
+                return
+            results[i] = work(item)
+
     with _turn, _blas().limit(limits=1):
-        if threads == 1 or len(items) == 1:
-            return [work(item) for item in items]
-        return list(_pool(threads).map(work, items))
+        threads = thread_count()
+        helpers = min(threads, len(items)) - 1
+        others = [_pool(threads - 1).submit(take_part) for _ in range(helpers)]
+        try:
+            take_part()
+        finally:
+            left.clear()  # after an error nobody begins another item
+            wait(others)
+    for other in others:
+        other.result()
+    return results
 
 
 def thread_count() -> int:

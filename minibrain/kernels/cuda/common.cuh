@@ -25,6 +25,15 @@ struct bfloat16 {
 #endif
 using Real = REAL;
 
+// Neighbours that one thread reads or writes at once, 16 bytes at a time where they are whole ones.
+template <int WIDTH, class T = Real>
+struct alignas(WIDTH * sizeof(T) % 16 ? sizeof(T) : 16) Several {
+    T values[WIDTH];
+
+    __device__ T &operator[](int i) { return values[i]; }
+    __device__ const T &operator[](int i) const { return values[i]; }
+};
+
 extern __shared__ __align__(128) double shared_memory[];
 
 __device__ inline Index global_thread() { return blockIdx.x * (Index)blockDim.x + threadIdx.x; }
@@ -91,6 +100,7 @@ struct DropoutFactors {
     __device__ DropoutFactors(const Dropout &d, Index block)
         : dropout(d), words{unsigned(block), unsigned(block >> 32), d.layer,
                             d.step_place ? *d.step_place : d.step} {
+        if (!d.threshold) return;  // all is kept
         unsigned k0 = unsigned(d.seed), k1 = unsigned(d.seed >> 32);
         for (int round = 0; round < 10; ++round) {
             unsigned long long p0 = words[0] * 0xD2511F53ull, p1 = words[2] * 0xCD9E8D57ull;
@@ -106,28 +116,72 @@ struct DropoutFactors {
     }
 };
 
+// An activation that is not written yet, see minibrain/saved.py: relu((raw - centre) scale + shift),
+// then dropout. Without lines, values are what they are. Of a channel of a sample, `line` is
+// sample * channels + channel.
+struct Pending {
+    const float *lines;  // (samples, channels, 3): centre, scale, shift
+    Dropout dropout;
+
+    // WIDTH channels of one voxel before ReLU and dropout.
+    template <int WIDTH, class T>
+    __device__ void normalize(float (&values)[WIDTH], const Several<WIDTH, T> &raw,
+                              Index line) const {
+        using Lines = Several<3 * WIDTH, float>;
+        Lines l = *reinterpret_cast<const Lines *>(lines + 3 * line);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            values[j] = fmaf(raw[j] - l[3 * j], l[3 * j + 1], l[3 * j + 2]);
+    }
+
+    // The same after them; i is the number of the first element in the array.
+    template <int WIDTH, class T>
+    __device__ void activate(float (&values)[WIDTH], const Several<WIDTH, T> &raw, Index i,
+                             Index line) const {
+        normalize(values, raw, line);
+        DropoutFactors factors(dropout, i / 8);
+        int first = WIDTH == 8 ? 0 : i % 8;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)  // NaN stays NaN
+            values[j] = values[j] < 0 ? 0 : values[j] * factors[first + j];
+    }
+
+    // The same in place, rounded once; without lines nothing happens.
+    template <int WIDTH, class T>
+    __device__ void activate(Several<WIDTH, T> &values, Index i, Index line) const {
+        if (!lines) return;
+        float activations[WIDTH];
+        activate(activations, values, i, line);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) values[j] = activations[j];
+    }
+};
+
 // Sums over voxels, for every channel and in a fixed order: first within this block's share.
 //
-// The grid is (parts, channels / blockDim.x, groups); threads are (channels, rows), and row r takes
-// every blockDim.y-th voxel of the share. add(voxel, channel, sums) adds to `quantities` sums; the
-// block writes partial[quantity, group, part, channel], and reduce.cu adds the parts up.
-template <int quantities, class Add>
+// The grid is (parts, channels / blockDim.x / WIDTH, groups); threads are (channels / WIDTH, rows),
+// and row r takes every blockDim.y-th voxel of the share. add(voxel, channel, sums) adds to
+// `quantities` sums of WIDTH channels; the block writes partial[quantity, group, part, channel],
+// and reduce.cu adds the parts up.
+template <int quantities, int WIDTH = 1, class Add>
 __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add add) {
-    int threads = blockDim.x * blockDim.y, thread = threadIdx.y * blockDim.x + threadIdx.x;
-    int channel = blockIdx.y * blockDim.x + threadIdx.x;
+    int length = blockDim.x * WIDTH, first = blockIdx.y * length;
+    int mine = threadIdx.x * WIDTH, threads = blockDim.x * blockDim.y;
     Index share = ceil_divide(voxels, gridDim.x), begin = blockIdx.x * share;
     Index end = min(begin + share, voxels);
-    double sums[quantities] = {};
-    if (channel < channels)
+    double sums[quantities * WIDTH] = {};
+    if (first + mine < channels)
         for (Index voxel = begin + threadIdx.y; voxel < end; voxel += blockDim.y)
-            add(voxel, channel, sums);
-    for (int q = 0; q < quantities; ++q) shared_memory[q * threads + thread] = sums[q];
+            add(voxel, first + mine, sums);
+    for (int i = 0; i < quantities * WIDTH; ++i)
+        shared_memory[(threadIdx.y * quantities + i / WIDTH) * length + mine + i % WIDTH] = sums[i];
     __syncthreads();
-    if (threadIdx.y > 0 || channel >= channels) return;
-    for (int q = 0; q < quantities; ++q) {
+    for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < quantities * length; i += threads) {
+        int q = i / length, channel = first + i % length;
+        if (channel >= channels) continue;
         double sum = 0;
         for (int row = 0; row < blockDim.y; ++row)
-            sum += shared_memory[q * threads + row * blockDim.x + threadIdx.x];
+            sum += shared_memory[row * quantities * length + i];
         Index part = ((Index)q * gridDim.z + blockIdx.z) * gridDim.x + blockIdx.x;
         partial[part * channels + channel] = sum;
     }

@@ -1,6 +1,7 @@
 """Convolution and its transpose; see conv.cu for how the sums are cut.
 
-Where there are faster kernels for a shape, in conv_tensor_core.py, those are launched.
+Where there are faster kernels for a shape, in conv_tensor_core.py, those are launched. The kernels
+here read x for every tap and 16 outputs anew, so a pending x is written before, and then forgotten.
 """
 
 from math import prod
@@ -9,6 +10,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
+from minibrain.kernels import takes_unwritten, written
 from minibrain.kernels.cuda import conv_tensor_core, loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
@@ -28,6 +30,7 @@ BLOCKS = 4096  # that a weight gradient is cut into, nearly: some for every mult
 LEAST_SHARE = 8 * VOXELS  # positions
 
 
+@takes_unwritten
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     if not _fit(x, weight, bias, inputs=-2, outputs=-1):
         return NotImplemented
@@ -37,6 +40,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     return correlate(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
+@takes_unwritten
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
     dy = dy.astype(x.dtype, copy=False)  # a loss's gradient is float32
@@ -47,6 +51,7 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     return dx, *(fast or (weight_gradient(x, dy, geometry), channel_sum(dy)))
 
 
+@takes_unwritten
 def conv_transpose_forward(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, output_padding=0
 ):
@@ -60,6 +65,7 @@ def conv_transpose_forward(
     return spread(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
+@takes_unwritten
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
     dy = dy.astype(x.dtype, copy=False)
@@ -87,7 +93,7 @@ def spread(y, weight, geometry, bias=None):
 
 
 def _convolve(kernel, x, weight, bias, geometry, size, channel_axis):
-    x, weight = contiguous(x, weight)
+    x, weight = contiguous(written(x), weight)
     bias = None if bias is None else contiguous(bias)[0]
     outputs = weight.shape[channel_axis]
     y = array_module(x).empty((len(x), *size, outputs), x.dtype)
@@ -99,7 +105,7 @@ def _convolve(kernel, x, weight, bias, geometry, size, channel_axis):
 
 def weight_gradient(x, dy, geometry):
     """dw[k,c,o] = Σ_{n,p} x[n, s·p + d·k − padding, c] · dy[n,p,o]."""
-    x, dy = contiguous(x, dy)
+    x, dy = contiguous(written(x), written(dy))
     samples, inputs, outputs = len(x), x.shape[-1], dy.shape[-1]
     taps = prod(geometry.kernel_size)
     tiles = ceil_divide(inputs, TILE) * ceil_divide(outputs, TILE)
@@ -128,7 +134,7 @@ def _fit(x, weight, bias, inputs, outputs):
 def _gradients_fit(dy, saved: ConvSaved, size, outputs):
     """Whether dy is the gradient of what was computed, and that by one of these kernels."""
     x, weight, geometry = saved
-    shape = (len(x), *size, weight.shape[outputs])
+    shape = (x.shape[0], *size, weight.shape[outputs])
     fits = supported(x, dy) and dy.shape == shape
     return fits and _weight_fits(weight) and numbered(geometry)
 

@@ -5,11 +5,12 @@
 // A block of 4 warps computes 16 of the output channels for tiles of 16 x 16 voxels; a warp has 4
 // rows of them. Each plane of x, CHANNELS at a time, is copied while the one before it is used. It
 // adds to DEPTH planes of y (3; 1 in two dimensions), whose sums wait in registers: sums[0] are
-// finished first. The weights stay in shared memory, packed as conv_weights.cu does.
+// finished first. The weights stay in shared memory, packed as conv_weights.cu does. Where x is
+// pending, each thread makes an activation of what it has copied before others use it.
 //
 // Grid: (parts of all planes of all tiles, outputs / 16). Moves x once for every 16 outputs (1.27
 // times with the halo, mostly from L2) and y once: each lane writes four channels of a voxel.
-// Architectures: sm_80, sm_90. Predicted for an H200: 166 registers and 33 to 96 KB of shared
+// Architectures: sm_80, sm_90. Predicted for an H200: up to 166 registers and 33 to 96 KB of shared
 // memory in three dimensions, so 3 blocks on a multiprocessor, 2 with 64 channels; 90 and 5 in two.
 // 16 to 16 channels at 2x160x160x128: 0.42 GB, 91 GFLOP, 0.25 ms at an assumed 370 TFLOP/s.
 #include "planes.cuh"
@@ -78,7 +79,7 @@ template <int DEPTH> __device__ void next_plane(Sums<DEPTH> &sums) {
 }
 
 template <int CHANNELS, int DEPTH>
-__device__ void correlate(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
+__device__ void correlate(const Input &x, const unsigned *weight, const float *bias, bfloat16 *y,
                           const Problem &p) {
     using Plane = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2>;
     constexpr int BORDER = DEPTH / 2, FRAGMENTS = DEPTH * 3 * Plane::TAPS_X * Plane::STEPS * 32;
@@ -92,10 +93,16 @@ __device__ void correlate(const bfloat16 *x, const unsigned *weight, const float
     Segment s;
     for (Walk walk(p, HEIGHT); walk.next(s);) {
         auto copy = [&](int step) {  // a step is CHANNELS of a plane
-            int z = s.begin - BORDER + step / chunks, channel = step % chunks * CHANNELS;
-            Plane::copy(stages + step % STAGES * Plane::BYTES, x + channel, p.inputs, s, z, HALO, p,
-                        THREADS);
+            Part part = x.part(step % chunks * CHANNELS);
+            Plane::copy(stages + step % STAGES * Plane::BYTES, part, s,
+                        s.begin - BORDER + step / chunks, HALO, p, THREADS);
             close_group();
+        };
+        auto activate = [&](int step) {
+            Part part = x.part(step % chunks * CHANNELS);
+            int z = s.begin - BORDER + step / chunks, sample = DEPTH == 1 ? z : s.sample;
+            Plane::activate(stages + step % STAGES * Plane::BYTES, part, sample, s, z, HALO, p,
+                            THREADS);
         };
         Sums<DEPTH> sums;
         for (int z = 0; z < DEPTH; ++z) next_plane<DEPTH>(sums);
@@ -105,6 +112,7 @@ __device__ void correlate(const bfloat16 *x, const unsigned *weight, const float
         for (int z = s.begin - 2 * BORDER; z < s.end; ++z) {  // of the plane that will be finished
             for (int chunk = 0; chunk < chunks; ++chunk, ++step) {
                 wait_for_groups<0>();
+                activate(step);
                 __syncthreads();  // all copies have come, and the other stage has been used
                 if (z + 1 < s.end || chunk + 1 < chunks) copy(step + 1);
                 add_plane<Plane, DEPTH>(sums, stages + step % STAGES * Plane::BYTES,
@@ -117,37 +125,43 @@ __device__ void correlate(const bfloat16 *x, const unsigned *weight, const float
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
-correlate_4_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
-               Problem p) {
-    correlate<4, 1>(x, weight, bias, y, p);
+correlate_4_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-correlate_4_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
-               Problem p) {
-    correlate<4, 3>(x, weight, bias, y, p);
+correlate_4_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
-correlate_16_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
-               Problem p) {
-    correlate<16, 1>(x, weight, bias, y, p);
+correlate_16_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-correlate_16_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
-               Problem p) {
-    correlate<16, 3>(x, weight, bias, y, p);
+correlate_16_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
-correlate_32_2d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
-               Problem p) {
-    correlate<32, 1>(x, weight, bias, y, p);
+correlate_32_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<32, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-correlate_32_3d(const bfloat16 *x, const unsigned *weight, const float *bias, bfloat16 *y,
-               Problem p) {
-    correlate<32, 3>(x, weight, bias, y, p);
+correlate_32_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+               const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
+               bfloat16 *y, Problem p) {
+    correlate<32, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
 }

@@ -3,6 +3,7 @@
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     MULTIPROCESSORS,
@@ -12,6 +13,8 @@ from minibrain.kernels.cuda.arguments import (
 )
 from minibrain.kernels.cuda.conv_weights import pack_weights
 from minibrain.kernels.cuda.reduce import add_parts
+from minibrain.kernels.cuda.unwritten import pending_arguments
+from minibrain.saved import Joined, Pending
 
 WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
 GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}
@@ -19,7 +22,10 @@ SIZES = ("samples", "depth", "height", "width", "inputs", "outputs")
 PROBLEM = np.dtype([(name, np.int32) for name in (*SIZES, "share")])
 
 # blocks that run at the same time: by their registers, on each multiprocessor
-BLOCKS, GRADIENT_BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}, 4 * MULTIPROCESSORS
+BLOCKS = {2: 5 * MULTIPROCESSORS, 3: 3 * MULTIPROCESSORS}
+GRADIENT_BLOCKS = {2: 3 * MULTIPROCESSORS, 3: 4 * MULTIPROCESSORS}
+# with more, x is read so often, once for every 16 of them, that it is written once before
+MOST_OUTPUTS_UNWRITTEN = 32
 MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared memory
 
 
@@ -45,15 +51,19 @@ def spread(y, weight, geometry, bias=None):
 
 
 def _correlate(x, packed, bias, outputs):
-    (x,) = contiguous(x)
     rank, inputs = x.ndim - 2, x.shape[-1]
-    chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
+    source = _read(x, outputs)
+    channels = inputs, source[-1]  # where two arrays are joined, a chunk lies in one of them
+    chunk = next(count for count in (32, 16, 4) if not any(c % count for c in channels))
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
     blocks = min(BLOCKS[rank], MULTIPROCESSORS * (SHARED_BYTES // shared_bytes))
     problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
-    y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
+    y = array_module(packed).empty((*x.shape[:-1], outputs), x.dtype)
     grid = (ceil_divide(planes, int(problem["share"])), outputs // 16)
-    kernel, arguments = f"conv_planes.correlate_{chunk}_{rank}d", [x, packed, bias, y, problem]
+    kernel, arguments = (
+        f"conv_planes.correlate_{chunk}_{rank}d",
+        [*source, packed, bias, y, problem],
+    )
     loader.launch(kernel, grid, (32 * WARPS,), arguments, shared_bytes)
     return y
 
@@ -62,21 +72,39 @@ def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if not _keeps_size(geometry) or (inputs != 4 and inputs % 16) or outputs % 16:
         return None
-    x, dy = contiguous(x, dy)
+    source = _read(x, outputs)
+    (dy,) = contiguous(dy)
     rank, chunk = x.ndim - 2, min(inputs, 16)
     warps, depth = GRADIENT_WARPS[rank], DEPTH[rank]
     tiles = ceil_divide(inputs, 16) * (outputs // 16)
-    problem, planes = _problem(x, outputs, GRADIENT_HEIGHT, GRADIENT_BLOCKS // tiles)
+    problem, planes = _problem(x, outputs, GRADIENT_HEIGHT, GRADIENT_BLOCKS[rank] // tiles)
     blocks = ceil_divide(planes, int(problem["share"]))
     parts = blocks * warps if depth == 1 else blocks
-    partial = array_module(x).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
+    partial = array_module(dy).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
     shared_bytes = (depth + 1) * _tile_bytes(chunk, GRADIENT_HEIGHT + 2, WIDTH + 2)
     shared_bytes += 2 * _tile_bytes(16, GRADIENT_HEIGHT, WIDTH)
-    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [x, dy, partial, problem]
+    kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [*source, dy, partial, problem]
     name, block = f"conv_planes_gradient.{kernel}", (32 * warps,)
     loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
     sums = add_parts(partial, 0)
     return sums[:-1].reshape(*(3,) * rank, inputs, outputs), sums[-1]
+
+
+def _read(x, outputs):
+    """`Input` of planes.cuh: an activation need not be written if few read it."""
+    if x.shape[-1] == 4 or outputs > MOST_OUTPUTS_UNWRITTEN or not _joins_chunks(x):
+        x = written(x)
+    if isinstance(x, Joined):
+        (a, a_lines, _), (b, b_lines, none) = map(pending_arguments, (x.a, x.b))
+        return [a, a_lines, none, b, b_lines, x.a.shape[-1]]
+    return [*pending_arguments(x), None, None, x.shape[-1]]
+
+
+def _joins_chunks(x):
+    """Not true of arrays that are joined elsewhere than at 16 channels, or have dropout."""
+    parts = (x.a, x.b) if isinstance(x, Joined) else ()
+    dropped = (part.dropout.rate for part in parts if isinstance(part, Pending))
+    return not any(dropped) and not any(part.shape[-1] % 16 for part in parts)
 
 
 def _keeps_size(geometry):

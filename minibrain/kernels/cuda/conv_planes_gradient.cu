@@ -7,13 +7,13 @@
 // share of the planes, for all taps. What the products sum over are voxels, so both operands are
 // transposed while they are loaded. In three dimensions warp kz takes plane z + kz - 1 of x and
 // plane z of dy; in two, every warp has two rows and partial sums of its own. dbias is one more row
-// of the matrix: the product of ones and dy.
+// of the matrix: the product of ones and dy. A pending x is activated as in conv_planes.cu.
 //
 // Writes partial[part][tap][c][o] and, behind the last tap, [o] of dbias; reduce.cu adds the parts,
 // in order. Grid: (parts, tiles of 16 x 16 channels). Moves x once for every 16 outputs (1.41 times
 // with the halo, mostly from L2), dy once for every 16 inputs, the parts once. Architectures:
-// sm_80, sm_90. Predicted for an H200: 152 registers and 32 KB of shared memory, so 4 blocks on a
-// multiprocessor. 16 to 16 channels at 2x160x160x128: 0.45 GB, 91 GFLOP, 0.25 ms at an assumed 370
+// sm_80, sm_90. Predicted for an H200: 158 registers and 32 KB of shared memory, so 4 blocks on a
+// multiprocessor, 3 in two dimensions. 16 to 16 channels at 2x160x160x128: 0.45 GB, 91 GFLOP, 0.25 ms at an assumed 370
 // TFLOP/s.
 #include "planes.cuh"
 
@@ -71,7 +71,7 @@ __device__ inline void store(const float (&sums)[2][4], float *matrix, int first
 }
 
 template <int CHANNELS, int DEPTH>
-__device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *partial,
+__device__ void weight_gradient(const Input &x, const bfloat16 *dy, float *partial,
                                 const Problem &p) {
     constexpr int THREADS = 32 * WARPS<DEPTH>, ROWS = DEPTH == 1 ? HEIGHT / WARPS<DEPTH> : HEIGHT;
     constexpr int BORDER = DEPTH / 2, RING = DEPTH + 1;
@@ -82,25 +82,31 @@ __device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *pa
     int first_o = blockIdx.y % (p.outputs / 16) * 16, first_c = blockIdx.y / (p.outputs / 16) * 16;
     int warp = threadIdx.x / 32, kz = DEPTH == 1 ? 0 : warp, row = DEPTH == 1 ? warp * ROWS : 0;
     bool with_bias = first_c == 0 && kz == 0;
+    Part part_x = x.part(first_c), part_dy = {dy + first_o, {}, first_o, p.outputs};
 
     Sums<PlaneX::TAPS_X> sums = {};
     float bias_sums[2][4] = {};
     Segment s;
     for (Walk walk(p, HEIGHT); walk.next(s);) {
         auto copy_x = [&](int z) {
-            PlaneX::copy(ring_x + (z + BORDER) % RING * PlaneX::BYTES, x + first_c, p.inputs, s, z,
-                         HALO, p, THREADS);
+            PlaneX::copy(ring_x + (z + BORDER) % RING * PlaneX::BYTES, part_x, s, z, HALO, p,
+                         THREADS);
+        };
+        auto activate_x = [&](int z) {
+            PlaneX::activate(ring_x + (z + BORDER) % RING * PlaneX::BYTES, part_x,
+                             DEPTH == 1 ? z : s.sample, s, z, HALO, p, THREADS);
         };
         auto copy_dy = [&](int z) {
-            PlaneDy::copy(ring_dy + z % 2 * PlaneDy::BYTES, dy + first_o, p.outputs, s, z, 0, p,
-                          THREADS);
+            PlaneDy::copy(ring_dy + z % 2 * PlaneDy::BYTES, part_dy, s, z, 0, p, THREADS);
         };
         __syncthreads();  // the planes of the segment before this one have been used
         for (int z = s.begin - BORDER; z <= s.begin + BORDER; ++z) copy_x(z);
         copy_dy(s.begin);
         close_group();
+        int written = s.begin - BORDER;  // all planes before this one, or they were not pending
         for (int z = s.begin; z < s.end; ++z) {
             wait_for_groups<0>();
+            for (; written <= z + BORDER; ++written) activate_x(written);
             __syncthreads();  // all copies have come, and the oldest planes have been used
             if (z + 1 < s.end) {
                 copy_x(z + 1 + BORDER);
@@ -123,22 +129,30 @@ __device__ void weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *pa
         store(bias_sums, matrix + (Index)DEPTH * taps * rows * p.outputs, 0, 1, p.outputs, first_o);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS_2D, 4)
-weight_gradient_4_2d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<4, 1>(x, dy, partial, p);
+extern "C" __global__ void __launch_bounds__(THREADS_2D, 3)
+weight_gradient_4_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+                     const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
+                     Problem p) {
+    weight_gradient<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_3D, 4)
-weight_gradient_4_3d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<4, 3>(x, dy, partial, p);
+weight_gradient_4_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+                     const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
+                     Problem p) {
+    weight_gradient<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS_2D, 4)
-weight_gradient_16_2d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<16, 1>(x, dy, partial, p);
+extern "C" __global__ void __launch_bounds__(THREADS_2D, 3)
+weight_gradient_16_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+                     const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
+                     Problem p) {
+    weight_gradient<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_3D, 4)
-weight_gradient_16_3d(const bfloat16 *x, const bfloat16 *dy, float *partial, Problem p) {
-    weight_gradient<16, 3>(x, dy, partial, p);
+weight_gradient_16_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
+                     const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
+                     Problem p) {
+    weight_gradient<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
 }

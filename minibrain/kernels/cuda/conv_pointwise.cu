@@ -5,30 +5,18 @@
 //   weight_gradient   dw[c,o] = sum_v x[v,c] dy[v,o],  dbias[o] = sum_v dy[v,o]
 //
 // Memory is the limit, so there are no tensor cores here, only loads of 16 bytes: eight channels,
-// an octet. Inputs are whole octets, outputs at most MOST. Architectures: sm_80, sm_90. Predicted
+// an octet; what is pending is activated in registers. Inputs are whole octets, outputs at most MOST. Architectures: sm_80, sm_90. Predicted
 // for an H200, 16 to 4 channels at 2x160x160x128: 0.26 GB and 0.06 ms each.
-#include "tensor_core.cuh"
+#include "octets.cuh"
 
 constexpr int THREADS = 256, MOST = 4;
 
-struct Octet {
-    float values[8];
-
-    __device__ explicit Octet(const bfloat16 *from) {
-        uint4 words = *reinterpret_cast<const uint4 *>(from);
-        const unsigned pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            values[2 * i] = __uint_as_float(pairs[i] << 16);
-            values[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000);
-        }
-    }
-};
-
 // A thread computes one voxel. Moves x and y once; the weights wait in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS)
-correlate(const bfloat16 *x, const float *weight, const float *bias, bfloat16 *y, Index voxels,
-          Index inputs, Index outputs) {
+correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *weight,
+          const float *bias, bfloat16 *y, Index voxels, Index voxels_each, Index inputs,
+          Index outputs) {
+    Pending pending = {lines, dropout};
     float(*w)[MOST] = reinterpret_cast<float(*)[MOST]>(shared_memory);
     for (int i = threadIdx.x; i < inputs * MOST; i += THREADS)
         w[i / MOST][i % MOST] = i % MOST < outputs ? weight[i / MOST * outputs + i % MOST] : 0;
@@ -38,11 +26,13 @@ correlate(const bfloat16 *x, const float *weight, const float *bias, bfloat16 *y
     float sums[MOST];
     for (int o = 0; o < MOST; ++o) sums[o] = bias && o < outputs ? bias[o] : 0;
     for (int c = 0; c < inputs; c += 8) {
-        Octet octet(x + voxel * inputs + c);
+        Octet octet = load_octet(x + voxel * inputs + c);
+        Index line = voxel / voxels_each * inputs + c;
+        if (lines) activate_octet(&octet, pending, voxel * inputs + c, line);
 #pragma unroll
         for (int i = 0; i < 8; ++i)
 #pragma unroll
-            for (int o = 0; o < MOST; ++o) sums[o] += octet.values[i] * w[c + i][o];
+            for (int o = 0; o < MOST; ++o) sums[o] += octet[i] * w[c + i][o];
     }
 #pragma unroll
     for (int o = 0; o < MOST; ++o)
@@ -64,28 +54,31 @@ spread(const bfloat16 *y, const float *weight, const float *bias, bfloat16 *x, I
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[i] += value * weight[(c + i) * outputs + o];
     }
-    reinterpret_cast<uint4 *>(x)[octet] = {pack(sums[0], sums[1]), pack(sums[2], sums[3]),
-                                           pack(sums[4], sums[5]), pack(sums[6], sums[7])};
+    store_octet(x + 8 * octet, sums);
 }
 
 // A thread sums one octet of every THREADS / octets-th voxel of its block's share; then the threads
 // of an octet are added up, in order, to partial[part][c, and dbias behind the last][o].
 // Moves x once, dy once for each octet (from cache). Grid: (parts).
 extern "C" __global__ void __launch_bounds__(THREADS)
-weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *partial, Index voxels, Index inputs,
-                Index outputs, Index share) {
+weight_gradient(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
+                float *partial, Index voxels, Index voxels_each, Index inputs, Index outputs,
+                Index share) {
+    Pending pending = {lines, dropout};
     float(*lanes)[9 * MOST] = reinterpret_cast<float(*)[9 * MOST]>(shared_memory);
     int octets = inputs / 8, rows = THREADS / octets, c = threadIdx.x % octets * 8;
     Index begin = blockIdx.x * share, end = min(begin + share, voxels);
     float sums[9][MOST] = {};  // the last is of dy alone
     if (threadIdx.x < rows * octets)
         for (Index voxel = begin + threadIdx.x / octets; voxel < end; voxel += rows) {
-            Octet octet(x + voxel * inputs + c);
+            Octet octet = load_octet(x + voxel * inputs + c);
+            Index line = voxel / voxels_each * inputs + c;
+            if (lines) activate_octet(&octet, pending, voxel * inputs + c, line);
 #pragma unroll
             for (int o = 0; o < MOST; ++o) {
                 float value = o < outputs ? float(dy[voxel * outputs + o]) : 0;
 #pragma unroll
-                for (int i = 0; i < 8; ++i) sums[i][o] += octet.values[i] * value;
+                for (int i = 0; i < 8; ++i) sums[i][o] += octet[i] * value;
                 sums[8][o] += value;
             }
         }

@@ -14,6 +14,7 @@ from minibrain.kernels.cuda.arguments import (
     contiguous,
 )
 from minibrain.kernels.cuda.reduce import add_parts
+from minibrain.kernels.cuda.unwritten import pending_arguments
 
 MOST_INPUTS, MOST_OUTPUTS = 64, 4  # as in conv_pointwise.cu
 GRADIENT_BLOCKS = 8 * MULTIPROCESSORS
@@ -23,11 +24,12 @@ def correlate(x, weight, geometry, bias=None):
     inputs, outputs = weight.shape[-2:]
     if not _fits(geometry, inputs, outputs):
         return None
-    x, weight = contiguous(x, weight)
+    x, *pending = pending_arguments(x)
+    (weight,) = contiguous(weight)
     voxels = prod(x.shape[:-1])
     y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
-    arguments, shared_bytes = [x, weight, bias, y, voxels, inputs, outputs], 4 * 4 * inputs
-    name = "conv_pointwise.correlate"
+    arguments = [x, *pending, weight, bias, y, voxels, voxels // len(x), inputs, outputs]
+    shared_bytes, name = 4 * MOST_OUTPUTS * inputs, "conv_pointwise.correlate"
     loader.launch(name, blocks_for(voxels), (THREADS,), arguments, shared_bytes)
     return y
 
@@ -48,12 +50,13 @@ def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if not _fits(geometry, inputs, outputs):
         return None
-    x, dy = contiguous(x, dy)
+    x, *pending = pending_arguments(x)
+    (dy,) = contiguous(dy)
     voxels = prod(x.shape[:-1])
     share = max(THREADS, ceil_divide(voxels, GRADIENT_BLOCKS))
     parts = ceil_divide(voxels, share)
     partial = array_module(x).empty((parts, inputs + 1, outputs), np.float32)
-    arguments = [x, dy, partial, voxels, inputs, outputs, share]
+    arguments = [x, *pending, dy, partial, voxels, voxels // len(x), inputs, outputs, share]
     shared_bytes = 4 * THREADS * 9 * MOST_OUTPUTS
     loader.launch("conv_pointwise.weight_gradient", (parts,), (THREADS,), arguments, shared_bytes)
     sums = add_parts(partial, 0)

@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_SAMPLE,
@@ -37,10 +38,10 @@ def spread(y, weight, geometry, bias=None):
     mirrored = _mirrored(geometry)
     if mirrored:
         return _correlate(y, weight, mirrored, bias, inputs, weight.shape[-2], adjoint=True)
-    positions = len(y) * prod(geometry.output_size)
+    positions = y.shape[0] * prod(geometry.output_size)
     if not all(_touches(geometry)) or not _fits(inputs, weight.shape[-2], positions):
         return None
-    (y,) = contiguous(y)
+    (y,) = contiguous(written(y))
     packed = pack_weights(weight, 1, inputs, columns, adjoint=True)
     x = array_module(y).empty((len(y), *geometry.input_size, weight.shape[-2]), y.dtype)
     arguments = [y, packed, bias, x, packed_geometry(geometry), len(y), inputs, columns]
@@ -49,10 +50,10 @@ def spread(y, weight, geometry, bias=None):
 
 
 def _correlate(x, weight, geometry, bias, inputs, outputs, adjoint=False):
-    taps, positions = prod(geometry.kernel_size), len(x) * prod(geometry.output_size)
+    taps, positions = prod(geometry.kernel_size), x.shape[0] * prod(geometry.output_size)
     if not _fits(inputs, outputs, positions):
         return None
-    (x,) = contiguous(x)
+    (x,) = contiguous(written(x))
     packed = pack_weights(weight, taps, inputs, outputs, adjoint=adjoint, mirrored=adjoint)
     y = array_module(x).empty((len(x), *geometry.output_size, outputs), x.dtype)
     arguments = [x, packed, bias, y, packed_geometry(geometry), len(x), inputs, outputs]
@@ -65,10 +66,10 @@ def transposed_gradients(dy, x, geometry):
     shape = *geometry.kernel_size, dy.shape[-1], x.shape[-1]
     geometry, folded = _folded(geometry)
     inputs, outputs = dy.shape[-1] * folded, x.shape[-1]
-    taps, positions = prod(geometry.kernel_size), len(x) * prod(geometry.output_size)
+    taps, positions = prod(geometry.kernel_size), x.shape[0] * prod(geometry.output_size)
     if not all(_touches(geometry)) or inputs % 8 or outputs % 8 or positions > MOST_POSITIONS:
         return None
-    dy, x = contiguous(dy, x)
+    dy, x = contiguous(dy, written(x))
     tiles = _count(GRADIENT_TILE, inputs, outputs)
     share = ceil_divide(positions, ceil_divide(GRADIENT_BLOCKS, taps * tiles))
     share = ceil_divide(share, STEP) * STEP

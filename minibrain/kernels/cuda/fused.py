@@ -1,23 +1,26 @@
-"""Instance norm, ReLU and dropout in as many passes as the norm alone; see normalization.cu."""
+"""Instance norm, ReLU and dropout: the statistics, and a Pending for whoever reads the rest."""
 
-from minibrain.kernels.cuda.arguments import alike, is_key
+from minibrain.kernels import takes_unwritten
+from minibrain.kernels.cuda.arguments import is_key
 from minibrain.kernels.cuda.normalization import (
     instance_norm,
     instance_norm_fits,
     normalize_backward,
 )
-from minibrain.saved import DropoutSaved, NormReluSaved
+from minibrain.kernels.cuda.unwritten import pending_norm
+from minibrain.saved import DropoutSaved, NormReluSaved, Pending
 
 
 def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     if not (instance_norm_fits(x, gamma, beta) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
-    dropout = DropoutSaved(rate, key)
-    y, norm = instance_norm(x, gamma, beta, eps, dropout)
+    norm, dropout = instance_norm(x, gamma, eps), DropoutSaved(rate, key)
+    y = pending_norm(norm, beta, dropout)
     return y, NormReluSaved(norm, y, dropout)
 
 
+@takes_unwritten
 def norm_relu_backward(dy, saved: NormReluSaved):
-    if not alike(dy, saved.y):
-        return NotImplemented
-    return normalize_backward(dy, saved.norm, saved.y, saved.dropout.scale)
+    if not isinstance(saved.y, Pending):
+        return NotImplemented  # only who has written y need not know beta
+    return normalize_backward(dy, saved.norm, saved.y)

@@ -1,106 +1,199 @@
-// Instance and batch norm. Arrays are seen as (groups, voxels, channels): a group is what shares
-// statistics, one sample in instance norm, the whole batch in batch norm. Statistics come in two
-// passes over x, the mean and then the squares of what is left, with float64 sums.
+// Instance and batch norm, and what comes after it in a network. Arrays are seen as (groups, voxels,
+// channels): a group is what shares statistics, one sample in instance norm, the whole batch in
+// batch norm. Of any parameter or statistic, `line` is group * channels + channel.
 //
-//   forward    sum -> mean; sum_squares -> variance, inv_std; normalize or norm_relu
+//   forward    sum_centred, finish_statistics -> mean, variance, inv_std; then normalize, or
+//              make_lines, after which the activation is pending until somebody writes it
 //   backward   sum_gradients -> dbeta, dgamma and the two means; normalize_backward
 //
-// norm_relu goes on with ReLU and dropout. Backward then needs its y: what is above 0 passed both,
-// scaled by dropout; all else stopped.
+// With ReLU and dropout, backward finds out from x once more who passed them.
 //
-// Moves: forward x three times and y once; backward x and dy (and y) twice and dx once.
-// The sums are cut as sum_over_voxels says; elsewhere a thread writes the element it computes.
+// Moves: forward x once; normalize and write_pending x and y once; backward x and dy twice and dx
+// once. The sums are cut as sum_over_voxels says; elsewhere a thread writes what it computes, WIDTH
+// channels of a voxel: 8, if the channels are a multiple of it.
 
-extern "C" __global__ void sum(const Real *x, Index voxels, Index channels, double *partial) {
+// Quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. It cannot be
+// further from the mean than sqrt(voxels) standard deviations, as its own square is among those that
+// make up the variance: so of the 53 bits of the sums no more cancel than log2(voxels).
+template <int WIDTH>
+__device__ void sum_centred(const Real *x, Index voxels, Index channels, double *partial) {
     x += blockIdx.z * voxels * channels;
-    sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
-        sums[0] += x[voxel * channels + channel];
-    });
+    auto add = [&](Index voxel, int channel, double *sums) {
+        using Values = Several<WIDTH>;
+        Values values = *reinterpret_cast<const Values *>(x + voxel * channels + channel);
+        Values first = *reinterpret_cast<const Values *>(x + channel);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            double centred = float(values[i]) - float(first[i]);
+            sums[i] += centred;
+            sums[WIDTH + i] += centred * centred;
+        }
+    };
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, add);
 }
 
-extern "C" __global__ void sum_squares(const Real *x, const float *mean, Index voxels,
-                                       Index channels, double *partial) {
-    x += blockIdx.z * voxels * channels;
-    mean += blockIdx.z * channels;
-    sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
-        float centred = x[voxel * channels + channel] - mean[channel];
-        sums[0] += (double)centred * centred;
-    });
+extern "C" __global__ void sum_centred_1(const Real *x, Index voxels, Index channels,
+                                         double *partial) {
+    sum_centred<1>(x, voxels, channels, partial);
 }
 
-extern "C" __global__ void divide(const double *sums, float *means, Index size, Index voxels) {
-    Index i = global_thread();
-    if (i < size) means[i] = sums[i] / voxels;
+extern "C" __global__ void sum_centred_8(const Real *x, Index voxels, Index channels,
+                                         double *partial) {
+    sum_centred<8>(x, voxels, channels, partial);
 }
 
-extern "C" __global__ void invert(const float *variance, float *inv_std, Index size, double eps) {
-    Index i = global_thread();
-    if (i < size) inv_std[i] = 1 / sqrtf(variance[i] + float(eps));
+extern "C" __global__ void finish_statistics(const Real *x, const double *sums, float *mean,
+                                             float *variance, Index lines, Index voxels,
+                                             Index channels) {
+    Index line = global_thread();
+    if (line >= lines) return;
+    double sum = sums[line], squares = sums[lines + line];
+    mean[line] = float(x[line / channels * voxels * channels + line % channels]) + sum / voxels;
+    variance[line] = (squares - sum * sum / voxels) / voxels;
 }
 
-__device__ float normalized(const Real *x, const float *gamma, const float *beta,
-                            const float *mean, const float *inv_std, Index i, Index voxels,
-                            Index channels) {
-    Index channel = i % channels, of_group = i / channels / voxels * channels + channel;
-    return (x[i] - mean[of_group]) * inv_std[of_group] * gamma[channel] + beta[channel];
+extern "C" __global__ void invert(const float *variance, float *inv_std, Index lines, double eps) {
+    Index line = global_thread();
+    if (line < lines) inv_std[line] = 1 / sqrtf(variance[line] + float(eps));
 }
 
 extern "C" __global__ void normalize(const Real *x, const float *gamma, const float *beta,
                                      const float *mean, const float *inv_std, Real *y, Index size,
                                      Index voxels, Index channels) {
     Index i = global_thread();
-    if (i < size) y[i] = normalized(x, gamma, beta, mean, inv_std, i, voxels, channels);
+    if (i >= size) return;
+    Index channel = i % channels, line = i / channels / voxels * channels + channel;
+    y[i] = (x[i] - mean[line]) * inv_std[line] * gamma[channel] + beta[channel];
 }
 
-// A thread computes eight elements, whose dropout is drawn at once.
-extern "C" __global__ void norm_relu(const Real *x, const float *gamma, const float *beta,
-                                     const float *mean, const float *inv_std, Real *y, Index size,
-                                     Index voxels, Index channels, Dropout dropout) {
-    Index block = global_thread();
-    DropoutFactors factors(dropout, block);
-    for (Index i = 8 * block; i < min(8 * block + 8, size); ++i) {
-        float value = normalized(x, gamma, beta, mean, inv_std, i, voxels, channels);
-        y[i] = value < 0 ? 0 : value * factors[i % 8];
+extern "C" __global__ void make_lines(const float *mean, const float *inv_std, const float *gamma,
+                                      const float *beta, float *lines, Index length,
+                                      Index channels) {
+    Index line = global_thread();
+    if (line >= length) return;
+    lines[3 * line] = mean[line];
+    lines[3 * line + 1] = inv_std[line] * gamma[line % channels];
+    lines[3 * line + 2] = beta[line % channels];
+}
+
+template <int WIDTH>
+__device__ void write_pending(const Real *raw, const Pending &pending, Real *y, Index size,
+                              Index voxels, Index channels) {
+    using Values = Several<WIDTH>;
+    Index i = WIDTH * global_thread();
+    if (i >= size) return;
+    Values values = *reinterpret_cast<const Values *>(raw + i);
+    pending.activate(values, i, i / channels / voxels * channels + i % channels);
+    *reinterpret_cast<Values *>(y + i) = values;
+}
+
+extern "C" __global__ void write_pending_1(const Real *raw, const float *lines, Dropout dropout,
+                                           Real *y, Index size, Index voxels, Index channels) {
+    write_pending<1>(raw, {lines, dropout}, y, size, voxels, channels);
+}
+
+extern "C" __global__ void write_pending_8(const Real *raw, const float *lines, Dropout dropout,
+                                           Real *y, Index size, Index voxels, Index channels) {
+    write_pending<8>(raw, {lines, dropout}, y, size, voxels, channels);
+}
+
+// WIDTH values of x̂, and the gradients that come through ReLU and dropout.
+template <int WIDTH> struct Upstream {
+    float xhat[WIDTH], gradient[WIDTH];
+
+    __device__ Upstream(const Real *dy, const Real *x, const Pending &pending, const float *mean,
+                        const float *inv_std, Index i, Index line) {
+        using Values = Several<WIDTH>;
+        Values values = *reinterpret_cast<const Values *>(x + i);
+        Values upstream = *reinterpret_cast<const Values *>(dy + i);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            xhat[j] = (values[j] - mean[line + j]) * inv_std[line + j];
+            gradient[j] = upstream[j];
+        }
+        if (!pending.lines) return;
+        float normalized[WIDTH];
+        pending.normalize(normalized, values, line);
+        DropoutFactors factors(pending.dropout, i / 8);
+        int first = WIDTH == 8 ? 0 : i % 8;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            gradient[j] = normalized[j] > 0 ? gradient[j] * factors[first + j] : 0;
     }
-}
-
-// The gradient before ReLU and dropout, if y is given.
-__device__ float gated(const Real *dy, const Real *y, float scale, Index i) {
-    if (!y) return dy[i];
-    return y[i] > 0.0f ? dy[i] * scale : 0;
-}
+};
 
 // Quantity 0: sum of dy; 1: sum of dy * xhat.
-extern "C" __global__ void sum_gradients(const Real *dy, const Real *y, double scale,
-                                         const Real *x, const float *mean, const float *inv_std,
-                                         Index voxels, Index channels, double *partial) {
+template <int WIDTH>
+__device__ void sum_gradients(const Real *dy, const Real *x, const Pending &pending,
+                              const float *mean, const float *inv_std, Index voxels,
+                              Index channels, double *partial) {
     Index group = blockIdx.z * voxels * channels;
-    mean += blockIdx.z * channels;
-    inv_std += blockIdx.z * channels;
-    sum_over_voxels<2>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
-        Index i = group + voxel * channels + channel;
-        float gradient = gated(dy, y, scale, i);
-        sums[0] += gradient;
-        sums[1] += gradient * ((x[i] - mean[channel]) * inv_std[channel]);
-    });
+    auto add = [&](Index voxel, int channel, double *sums) {
+        Upstream<WIDTH> up(dy, x, pending, mean, inv_std, group + voxel * channels + channel,
+                           blockIdx.z * channels + channel);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            sums[j] += up.gradient[j];
+            sums[WIDTH + j] += up.gradient[j] * up.xhat[j];
+        }
+    };
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, add);
+}
+
+extern "C" __global__ void sum_gradients_1(const Real *dy, const Real *x, const float *lines,
+                                           Dropout dropout, const float *mean,
+                                           const float *inv_std, Index voxels, Index channels,
+                                           double *partial) {
+    sum_gradients<1>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+}
+
+extern "C" __global__ void sum_gradients_8(const Real *dy, const Real *x, const float *lines,
+                                           Dropout dropout, const float *mean,
+                                           const float *inv_std, Index voxels, Index channels,
+                                           double *partial) {
+    sum_gradients<8>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
 // dx = inv_std * gamma * (dy - mean(dy) - xhat * mean(dy * xhat)); without `sums` the statistics
 // were given, and nothing flows through them.
-extern "C" __global__ void normalize_backward(const Real *dy, const Real *y, double scale,
-                                              const Real *x, const float *gamma, const float *mean,
-                                              const float *inv_std, const double *sums, Real *dx,
-                                              Index size, Index voxels, Index channels) {
-    Index i = global_thread();
+template <int WIDTH>
+__device__ void normalize_backward(const Real *dy, const Real *x, const Pending &pending,
+                                   const float *mean, const float *inv_std, const float *gamma,
+                                   const double *sums, Real *dx, Index size, Index voxels,
+                                   Index channels) {
+    Index i = WIDTH * global_thread();
     if (i >= size) return;
-    Index groups = size / channels / voxels, channel = i % channels;
-    Index of_group = i / channels / voxels * channels + channel;
-    float through_mean = 0, through_variance = 0;
-    if (sums) {
-        float xhat = (x[i] - mean[of_group]) * inv_std[of_group];
-        through_mean = sums[of_group] / voxels;
-        through_variance = xhat * float(sums[groups * channels + of_group] / voxels);
+    Index channel = i % channels, line = i / channels / voxels * channels + channel;
+    Index lines = size / voxels;
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, i, line);
+    Several<WIDTH> values;
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        float through_mean = 0, through_variance = 0;
+        if (sums) {
+            through_mean = sums[line + j] / voxels;
+            through_variance = up.xhat[j] * float(sums[lines + line + j] / voxels);
+        }
+        float dxhat = up.gradient[j] - through_mean - through_variance;
+        values[j] = dxhat * gamma[channel + j] * inv_std[line + j];
     }
-    float dxhat = gated(dy, y, scale, i) - through_mean - through_variance;
-    dx[i] = dxhat * gamma[channel] * inv_std[of_group];
+    *reinterpret_cast<Several<WIDTH> *>(dx + i) = values;
+}
+
+extern "C" __global__ void normalize_backward_1(const Real *dy, const Real *x, const float *lines,
+                                                Dropout dropout, const float *mean,
+                                                const float *inv_std, const float *gamma,
+                                                const double *sums, Real *dx, Index size,
+                                                Index voxels, Index channels) {
+    normalize_backward<1>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
+                          channels);
+}
+
+extern "C" __global__ void normalize_backward_8(const Real *dy, const Real *x, const float *lines,
+                                                Dropout dropout, const float *mean,
+                                                const float *inv_std, const float *gamma,
+                                                const double *sums, Real *dx, Index size,
+                                                Index voxels, Index channels) {
+    normalize_backward<8>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
+                          channels);
 }

@@ -1,6 +1,7 @@
 // Max-pool, nearest upsampling, concatenation and their gradients. One thread for each element that
 // is written; gradients are gathered, in the order of the taps, so that nobody adds to what
-// somebody else writes.
+// somebody else writes. Max-pool and concatenation take what is pending, and a thread WIDTH channels
+// of a voxel: 8, if the channels are a multiple of it.
 //
 // Moves, per element written: max_pool_forward K values of x, each from memory once if windows do
 // not overlap; max_pool_backward the dy and winners of the windows that hold it; the others one
@@ -16,24 +17,45 @@ struct Element {
         : sample(i / channels / voxels), voxel(i / channels % voxels), channel(i % channels) {}
 };
 
-extern "C" __global__ void max_pool_forward(const Real *x, Real *y, int *winner,
-                                            Geometry geometry, Index size, Index channels) {
-    Index i = global_thread();
+template <int WIDTH>
+__device__ void max_pool_forward(const Real *x, const Pending &pending, Real *y, int *winner,
+                                 const Geometry &geometry, Index size, Index channels) {
+    using Values = Several<WIDTH>;
+    Index i = WIDTH * global_thread();
     if (i >= size) return;
     Element e(i, geometry.output_voxels(), channels);
     Position output = position_of(e.voxel, geometry.output);
-    x += e.sample * geometry.input_voxels() * channels + e.channel;
-    float largest = -1.0f / 0.0f;
-    int first = 0;  // of equal values the first one wins
+    Index sample = e.sample * geometry.input_voxels();
+    Several<WIDTH> largest;
+    Several<WIDTH, int> first;  // of equal values the first one wins
+    for (int j = 0; j < WIDTH; ++j) largest[j] = -1.0f / 0.0f, first[j] = 0;
     for (int tap = 0; tap < geometry.taps(); ++tap) {
         int voxel = input_voxel(output, position_of(tap, geometry.kernel), geometry);
         if (voxel < 0) continue;
-        float value = x[voxel * channels];
-        if (value > largest) largest = value, first = tap;
-        if (value != value) largest = value;  // NaN stays NaN
+        Index at = (sample + voxel) * channels + e.channel;
+        Values values = *reinterpret_cast<const Values *>(x + at);
+        pending.activate(values, at, e.sample * channels + e.channel);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            float value = values[j];
+            if (value > largest[j]) largest[j] = value, first[j] = tap;
+            if (value != value) largest[j] = value;  // NaN stays NaN
+        }
     }
-    y[i] = largest;
-    winner[i] = first;
+    *reinterpret_cast<Values *>(y + i) = largest;
+    *reinterpret_cast<Several<WIDTH, int> *>(winner + i) = first;
+}
+
+extern "C" __global__ void max_pool_forward_1(const Real *x, const float *lines, Dropout dropout,
+                                              Real *y, int *winner, Geometry geometry, Index size,
+                                              Index channels) {
+    max_pool_forward<1>(x, {lines, dropout}, y, winner, geometry, size, channels);
+}
+
+extern "C" __global__ void max_pool_forward_8(const Real *x, const float *lines, Dropout dropout,
+                                              Real *y, int *winner, Geometry geometry, Index size,
+                                              Index channels) {
+    max_pool_forward<8>(x, {lines, dropout}, y, winner, geometry, size, channels);
 }
 
 extern "C" __global__ void max_pool_backward(const Real *dy, const int *winner, Real *dx,
@@ -77,12 +99,38 @@ extern "C" __global__ void upsample_backward(const Real *dy, Real *dx, Geometry 
     dx[i] = sum;
 }
 
-extern "C" __global__ void concat_forward(const Real *a, const Real *b, Real *y, Index size,
-                                          Index a_channels, Index b_channels) {
-    Index i = global_thread(), channels = a_channels + b_channels;
+template <int WIDTH>
+__device__ void concat_forward(const Real *a, const Pending &pending_a, const Real *b,
+                               const Pending &pending_b, Real *y, Index size, Index voxels,
+                               Index a_channels, Index b_channels) {
+    using Values = Several<WIDTH>;
+    Index i = WIDTH * global_thread(), channels = a_channels + b_channels;
     if (i >= size) return;
-    Index voxel = i / channels, c = i % channels;
-    y[i] = c < a_channels ? a[voxel * a_channels + c] : b[voxel * b_channels + c - a_channels];
+    Index voxel = i / channels, sample = voxel / voxels, c = i % channels;
+    bool of_a = c < a_channels;
+    if (!of_a) c -= a_channels;
+    Index own_channels = of_a ? a_channels : b_channels, at = voxel * own_channels + c;
+    Values values = *reinterpret_cast<const Values *>((of_a ? a : b) + at);
+    Index line = sample * own_channels + c;
+    if (of_a) pending_a.activate(values, at, line);
+    else pending_b.activate(values, at, line);
+    *reinterpret_cast<Values *>(y + i) = values;
+}
+
+extern "C" __global__ void concat_forward_1(const Real *a, const float *a_lines, Dropout a_dropout,
+                                            const Real *b, const float *b_lines, Dropout b_dropout,
+                                            Real *y, Index size, Index voxels, Index a_channels,
+                                            Index b_channels) {
+    concat_forward<1>(a, {a_lines, a_dropout}, b, {b_lines, b_dropout}, y, size, voxels, a_channels,
+                      b_channels);
+}
+
+extern "C" __global__ void concat_forward_8(const Real *a, const float *a_lines, Dropout a_dropout,
+                                            const Real *b, const float *b_lines, Dropout b_dropout,
+                                            Real *y, Index size, Index voxels, Index a_channels,
+                                            Index b_channels) {
+    concat_forward<8>(a, {a_lines, a_dropout}, b, {b_lines, b_dropout}, y, size, voxels, a_channels,
+                      b_channels);
 }
 
 extern "C" __global__ void concat_backward(const Real *dy, Real *da, Real *db, Index size,

@@ -4,6 +4,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
+from minibrain.kernels import takes_unwritten
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
@@ -13,9 +14,11 @@ from minibrain.kernels.cuda.arguments import (
     packed_geometry,
     supported,
 )
-from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
+from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
+from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, UpsampleSaved
 
 
+@takes_unwritten
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     if not _fits(x):
         return NotImplemented
@@ -23,10 +26,10 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
     if not numbered(geometry) or axis_of_padding_only(geometry) is not None:
         return NotImplemented  # the reference says what is wrong
-    (x,) = contiguous(x)
+    x, *pending = pending_arguments(x)
     y = _empty(x, geometry.output_size)
     winner = array_module(x).empty(y.shape, np.int32)
-    _launch("max_pool_forward", [x, y, winner], geometry, y)
+    _launch("max_pool_forward", [x, *pending, y, winner], geometry, y, in_one_go(y))
     return y, MaxPoolSaved(winner, geometry)
 
 
@@ -64,15 +67,11 @@ def upsample_backward(dy, saved: UpsampleSaved):
     return dx
 
 
+@takes_unwritten
 def concat_forward(a, b):
     if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
         return NotImplemented
-    a, b = contiguous(a, b)
-    channels = a.shape[-1], b.shape[-1]
-    y = array_module(a).empty((*a.shape[:-1], sum(channels)), a.dtype)
-    arguments = [a, b, y, y.size, *channels]
-    loader.launch("pooling.concat_forward", blocks_for(y.size), (THREADS,), arguments)
-    return y, ConcatSaved(channels[0])
+    return Joined(a, b), ConcatSaved(a.shape[-1])
 
 
 def concat_backward(dy, saved: ConcatSaved):
@@ -94,6 +93,8 @@ def _empty(x, size):
     return array_module(x).empty((len(x), *size, x.shape[-1]), x.dtype)
 
 
-def _launch(kernel, arrays, geometry, written):
+def _launch(kernel, arrays, geometry, written, width=None):
+    """A thread for each element that is written, or for each `width` of them."""
     arguments = [*arrays, packed_geometry(geometry), written.size, written.shape[-1]]
-    loader.launch(f"pooling.{kernel}", blocks_for(written.size), (THREADS,), arguments)
+    name = f"pooling.{kernel}_{width}" if width else f"pooling.{kernel}"
+    loader.launch(name, blocks_for(written.size // (width or 1)), (THREADS,), arguments)

@@ -13,7 +13,9 @@ MOST_PARTS = 256  # of the voxels of a group
 ROWS_EACH = 16  # voxels that a thread adds at least, if there are as many
 
 
-def sums_over_voxels(kernel, first, quantities, groups, voxels, channels, arguments, out="double"):
+def sums_over_voxels(
+    kernel, first, quantities, groups, voxels, channels, arguments, out="double", width=1
+):
     """Run a kernel that ends in sum_over_voxels, and add its parts.
 
     Parameters
@@ -21,22 +23,23 @@ def sums_over_voxels(kernel, first, quantities, groups, voxels, channels, argume
     kernel : its name; it takes `arguments`, then voxels, channels and the partial sums
     first : an array on the device
     out : "double" or "float"
+    width : channels that a thread takes at once, a divisor of their number
 
     Returns
     -------
     (quantities, groups, channels) float64 or float32 array
     """
     xp = array_module(first)
-    width = min(32, 1 << (channels - 1).bit_length())
-    rows = THREADS // width
+    threads = min(32, 1 << (channels // width - 1).bit_length())
+    rows = THREADS // threads
     parts = max(1, min(MOST_PARTS, ceil_divide(voxels, rows * ROWS_EACH)))
     partial = xp.empty((quantities, groups, parts, channels), np.float64)
     loader.launch(
         kernel,
-        (parts, ceil_divide(channels, width), groups),
-        (width, rows),
+        (parts, ceil_divide(channels, threads * width), groups),
+        (threads, rows),
         [*arguments, voxels, channels, partial],
-        shared_bytes=8 * quantities * THREADS,
+        shared_bytes=8 * quantities * width * THREADS,
     )
     return add_parts(partial, 2, f"add_parts_to_{out}", np.float32 if out == "float" else None)
 

@@ -22,14 +22,15 @@ const draw = (() => {
   const svg = (tag, attributes = {}, ...children) =>
     fill(document.createElementNS(SVG, tag), attributes, children);
 
-  /** Three digits, with a true minus. */
-  function number(value) {
+  /** Three digits, with a true minus; what is not finite is a string already. */
+  function number(value, digits = 3) {
     if (value === 0) return "0";
+    if (typeof value === "string") return value;
     const size = Math.abs(value);
     const text =
       size >= 1e4 || size < 1e-3
         ? value.toExponential(1).replace("e+", "e")
-        : String(+value.toPrecision(3));
+        : String(+value.toPrecision(digits));
     return text.replaceAll("-", "−");
   }
 

@@ -100,7 +100,7 @@ const lens = (() => {
 
   /** Slices of an array and its statistics; of a loss, the number. */
   function look(node, name, picture, measure) {
-    if (!picture) return el("p", { class: "big" }, String(+measure.mean.toFixed(4)));
+    if (!picture) return el("p", { class: "big" }, number(measure.mean, 4));
     const what = `${name} of ${node.name}`;
     const tiles = draw.tiles(picture, "signed", what, caption(name, node, picture));
     return [tiles, statistics(measure)];

@@ -1,0 +1,61 @@
+"""Activations that are not written yet, as kernels take them; see saved.Pending and Joined."""
+
+from math import prod
+
+import numpy as np
+
+from minibrain.arrays import array_module
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
+from minibrain.saved import DropoutSaved, Joined, NormSaved, Pending, Unwritten
+
+NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
+
+
+def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
+    """What is normalised, and goes through ReLU and dropout."""
+    x, gamma, mean, _, inv_std, _ = norm
+    lines = array_module(x).empty((*mean.shape, 3), np.float32)
+    arguments = [mean, inv_std, gamma, *contiguous(beta), lines, mean.size, x.shape[-1]]
+    loader.launch("normalization.make_lines", blocks_for(mean.size), (THREADS,), arguments)
+    return Pending(x, lines, dropout)
+
+
+def write(unwritten: Unwritten):
+    """The activation as an array."""
+    return _join(unwritten) if isinstance(unwritten, Joined) else _activate(unwritten)
+
+
+def pending_arguments(x):
+    """[array, lines, dropout] of an array or a Pending; an array has no lines."""
+    if isinstance(x, Joined):
+        x = _join(x)
+    if isinstance(x, Pending):
+        return [*contiguous(x.raw, x.lines), packed_dropout(x.dropout)]
+    return [*contiguous(x), None, packed_dropout(NO_DROPOUT)]
+
+
+def in_one_go(x) -> int:
+    """How many channels of a voxel a thread takes."""
+    return 1 if x.shape[-1] % 8 else 8
+
+
+def _activate(pending: Pending):
+    raw, lines, dropout = pending_arguments(pending)
+    width, voxels = in_one_go(raw), raw[0].size // raw.shape[-1]
+    y = array_module(raw).empty(raw.shape, raw.dtype)
+    arguments = [raw, lines, dropout, y, raw.size, voxels, raw.shape[-1]]
+    kernel = f"normalization.write_pending_{width}"
+    loader.launch(kernel, blocks_for(raw.size // width), (THREADS,), arguments)
+    return y
+
+
+def _join(joined: Joined):
+    a, b = joined.a, joined.b
+    parts = [*pending_arguments(a), *pending_arguments(b)]
+    y = array_module(parts[0]).empty(joined.shape, joined.dtype)
+    arguments = [*parts, y, y.size, prod(y.shape[1:-1]), a.shape[-1], b.shape[-1]]
+    width = min(in_one_go(a), in_one_go(b))
+    kernel = f"pooling.concat_forward_{width}"
+    loader.launch(kernel, blocks_for(y.size // width), (THREADS,), arguments)
+    return y
