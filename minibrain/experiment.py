@@ -182,14 +182,13 @@ def read_config(path: Path) -> Config:
     """The configuration of a run from its config.json; InputError if it is none."""
     values = read_json(path, "a configuration")
     try:
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        config = Config(**plain)
+        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         for field in fields(Config):
             if not _fits(found := getattr(config, field.name), field.type):
                 raise ValueError(f"{field.name} {found!r} is not as expected")
-        if config.network not in CONFIGS:
-            raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
-        return config
+        if config.network in CONFIGS:
+            return config
+        raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
 
@@ -229,8 +228,7 @@ def _check(config: Config) -> None:
 
 
 def _open_task(config: Config, parent: Path) -> Task:
-    folder = _phantom_task(config, parent) if config.data is None else config.data
-    task = open_task(folder)
+    task = open_task(config.data or _phantom_task(config, parent))
     print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
     return task
 
@@ -249,12 +247,11 @@ def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
 
 
 def _phantom_task(config: Config, parent: Path) -> Path:
-    size, family, seed = config.phantom_size, config.phantom_family, config.phantom_seed
-    name = f"phantom-{'x'.join(map(str, size))}-{config.phantom_cases}-{family}{seed}"
+    size, cases = config.phantom_size, config.phantom_cases
+    family, seed = config.phantom_family, config.phantom_seed
+    name = f"phantom-{'x'.join(map(str, size))}-{cases}-{family}{seed}"
     folder = parent / name / "Task01_BrainTumour"
-    return phantom.write_task(
-        folder, cases=config.phantom_cases, size=size, family=family, seed=seed
-    )
+    return phantom.write_task(folder, cases=cases, size=size, family=family, seed=seed)
 
 
 def _select(cases, names: Sequence[str]) -> list:

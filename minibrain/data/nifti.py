@@ -25,20 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import (
-    apply_orientation,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
 from minibrain.data.nifti_file import blocks, opened, write_file
-from minibrain.data.nifti_header import (
-    largest_distance,
-    read_header,
-    spacing_of,
-)
+from minibrain.data.nifti_header import largest_distance, read_header, spacing_of
 from minibrain.errors import InputError
 
 MAX_BYTES = 4 * 2**30
