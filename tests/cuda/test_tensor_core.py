@@ -16,7 +16,7 @@ from compare import check_pending, on_device, pending, rounded
 from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
-from benchmarks import predict_convolutions
+from benchmarks import predict_gpu
 from minibrain.errors import InputError
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
@@ -303,9 +303,9 @@ def test_a_network_needs_no_other_convolutions(rank, monkeypatch):
 
 
 def test_predicted_times_are_longer_than_the_products_alone(capsys):
-    predict_convolutions.main()
+    predict_gpu.main()
     table = capsys.readouterr().out
-    products = 2.2e12 / predict_convolutions.PRODUCTS  # of a whole training step
+    products = 2.2e12 / predict_gpu.PRODUCTS  # of a whole training step
     assert "Predicted, not measured" in table
     assert 1e3 * products < float(re.search(r"Together (.+) ms", table)[1]) < 2e3 * products
 

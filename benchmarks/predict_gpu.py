@@ -1,6 +1,6 @@
 """What a training step in bfloat16 should take on an H200: predicted.
 
-    python -m benchmarks.predict_convolutions
+    python -m benchmarks.predict_gpu
 
 For every convolution of the 3D reference network (batch 2, 160x160x128) and every kernel that it
 launches: the time is that of what takes longest, of products, of bytes that come out of L2, and of
@@ -19,10 +19,8 @@ PRODUCTS = 370e12  # operations a second with mma.sync, assumed; wgmma on large 
 L2, MEMORY = 5.5e12, 4.3e12  # bytes a second: assumed, measured
 PRODUCT = 2 * 16 * 8 * 16  # operations of one multiply_add
 INSTRUCTIONS = 132 * 4 * 32 * 1.7e9  # of single threads, a second
-ACTIVATE, DRAW = (
-    60,
-    100,
-)  # instructions for eight channels of a voxel, and for their dropout: assumed
+# instructions for eight channels of a voxel, and for their dropout: assumed
+ACTIVATE, DRAW = 60, 100
 
 SIZE, BATCH, CHANNELS, INPUTS, CLASSES = (160, 160, 128), 2, (16, 32, 64, 128, 256), 4, 4
 
