@@ -228,7 +228,7 @@ def _check(config: Config) -> None:
 
 
 def _open_task(config: Config, parent: Path) -> Task:
-    task = open_task(config.data or _phantom_task(config, parent))
+    task = open_task(_phantom_task(config, parent) if config.data is None else config.data)
     print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
     return task
 
