@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import standin
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -223,6 +224,30 @@ def test_reading_happens_off_the_consumers_thread_and_waiting_is_measured(monkey
     next(epoch)
     assert epoch.waited == 3.5
     assert threading.current_thread() not in readers
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_batch_is_brought_to_the_device_by_the_thread_that_reads_it(monkeypatch, enough):
+    """With too little memory for it there, it is left on the host."""
+    threads = []
+
+    def to_device(x, device):
+        threads.append(threading.current_thread())
+        assert device == "cuda"
+        if not enough:
+            raise MemoryError
+        return standin.asarray(x)
+
+    samples = volumes(3)
+    options = {"seed": 0, "epoch": 0, "training": True}
+    want = list(batches(samples, 2, **options))
+    monkeypatch.setattr(loader, "to_device", to_device)
+    for got, expected in zip(batches(samples, 2, **options, device="cuda"), want, strict=True):
+        for array, on_host in zip(got[:2], expected[:2], strict=True):
+            assert isinstance(array, standin.ndarray if enough else np.ndarray)
+            assert np.array_equal(array.get() if enough else array, on_host)
+        assert got.names == expected.names
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2, 4])

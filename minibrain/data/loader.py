@@ -7,21 +7,24 @@ are drawn by seed and epoch; a volume or a slice is the same for all.
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minibrain.arrays import to_device
 from minibrain.data.augment import augment
 from minibrain.data.patches import PatchSamples
 from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 
+Array = Any
+
 
 class Batch(NamedTuple):
     """What one training step consumes."""
 
-    images: np.ndarray  # (N, *S, C) float32, prepared intensities
-    labels: np.ndarray  # (N, *S) uint8
+    images: Array  # (N, *S, C) float32, prepared intensities
+    labels: Array  # (N, *S) uint8
     names: tuple[str, ...]  # the case that each sample comes from
 
 
@@ -101,8 +104,17 @@ class Batches:
     waited : float, seconds that the consumer has spent waiting for data so far
     """
 
-    def __init__(self, samples, groups: list[np.ndarray], *, seed: int, epoch: int, training: bool):
-        self.waited = 0.0
+    def __init__(
+        self,
+        samples,
+        groups: list[np.ndarray],
+        *,
+        seed: int,
+        epoch: int,
+        training: bool,
+        device: str,
+    ):
+        self.waited, self._device = 0.0, device
         self._samples = samples
         self._keys = {"seed": seed, "epoch": epoch} if training else None
         self._groups = groups
@@ -131,7 +143,8 @@ class Batches:
         if self._taken == len(self._groups):
             return None
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minibrain-batch")
-        pending = thread.submit(_assemble, self._samples, self._groups[self._taken], self._keys)
+        group = self._groups[self._taken]
+        pending = thread.submit(_assemble, self._samples, group, self._keys, self._device)
         thread.shutdown(wait=False)
         return pending
 
@@ -144,6 +157,7 @@ def batches(
     epoch: int,
     training: bool,
     first: int = 0,
+    device: str = "cpu",
 ) -> Batches:
     """Iterate once over all samples; the last batch may be smaller.
 
@@ -156,6 +170,7 @@ def batches(
     seed, epoch : key the order, the augmentation and where patches lie, each >= 0
     training : shuffle and augment; otherwise the samples come as they are, in their own order
     first : number of the batch to start with, as the ones before it are done
+    device : "cuda" for arrays on a GPU, where they are brought while the batch before is used
 
     Returns
     -------
@@ -174,7 +189,8 @@ def batches(
         # NumPy pads keys with zeros, so (seed, epoch) alone would be the key of sample 0's noise.
         np.random.default_rng([seed, epoch, 0, 1]).shuffle(order)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return Batches(samples, groups[first:], seed=seed, epoch=epoch, training=training)
+    keys = {"seed": seed, "epoch": epoch}
+    return Batches(samples, groups[first:], training=training, device=device, **keys)
 
 
 def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
@@ -182,7 +198,7 @@ def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
-def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:
+def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None, device: str) -> Batch:
     drawn = [_sample(samples, int(index), keys) for index in indices]
     space = tuple(np.max([label.shape for _, label, _ in drawn], axis=0))
     images = np.zeros((len(drawn), *space, drawn[0][0].shape[-1]), np.float32)
@@ -191,7 +207,11 @@ def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batc
         inside = tuple(slice(size) for size in label.shape)
         images[n][inside] = image
         labels[n][inside] = label
-    return Batch(images, labels, tuple(name for _, _, name in drawn))
+    names = tuple(name for _, _, name in drawn)
+    try:
+        return Batch(to_device(images, device), to_device(labels, device), names)
+    except MemoryError:  # it may fit when the batch before is done
+        return Batch(images, labels, names)
 
 
 def _sample(samples, index: int, keys: dict[str, int] | None):

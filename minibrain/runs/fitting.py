@@ -142,6 +142,7 @@ class Trainer:
             epoch=progress.epoch,
             training=True,
             first=progress.batches,
+            device="cuda" if self.repeated_step else "cpu",
         )
         for batch in interruption.between(epoch_batches):
             self._step(batch)

@@ -16,7 +16,7 @@ from test_tensor_core import (
 )
 
 pending_planes = partial(check_planes_unwritten, "odd, 3D")
-joined_planes = partial(check_planes_unwritten, "wide, 2D", joined=True)
+joined_planes = partial(check_planes_unwritten, "one plane", joined=True)
 FAULTS = [
     Fault("no barrier before a stage is used", "conv_planes.cu",
           "__syncthreads();  // all copies have come, and the other", "// ",
