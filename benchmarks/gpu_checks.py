@@ -6,7 +6,14 @@ import numpy as np
 
 import minibrain.functional as F
 from benchmarks.gpu_rivals import losses_of_torch
-from benchmarks.gpu_setting import LOSS_TOLERANCE, PRECISIONS, Setting, new_batch, new_network
+from benchmarks.gpu_setting import (
+    GRADIENT_TOLERANCE,
+    LOSS_TOLERANCE,
+    PRECISIONS,
+    Setting,
+    new_batch,
+    new_network,
+)
 from minibrain.arrays import precision_dtype, to_device, to_host
 from minibrain.kernels import written
 from minibrain.optimizers import Adam
@@ -108,22 +115,30 @@ def _poison(setting: Setting) -> None:
 
 def network(setting: Setting) -> dict:
     """A step of the 3D reference network in every precision: each call of an operation against its
-    readable body in float64, and the loss against float64's."""
+    readable body in float64; loss and all gradients against float64's. In bfloat16 the latter is
+    told, not judged: see `minibrain.selftest`."""
     images, labels = new_batch(setting.small, "cpu")
-    losses, errors, wrong = {}, {}, []
+    losses, gradients, errors, wrong = {}, {}, {}, []
 
     def step(precision, device):
         model = new_network(precision, device)
         optimizer = Adam(model.named_parameters())
         losses[precision] = train_step(model, optimizer, images, labels, step=5)
+        parts = [to_host(parameter.grad).ravel() for parameter in optimizer.parameters]
+        gradients[precision] = np.concatenate(parts).astype(np.float64)
 
     step("fp64", "cpu")
+    exact, apart = gradients["fp64"], {}
     for precision in PRECISIONS:
         errors[precision] = worst_errors(partial(step, precision, setting.device))
         wrong += _too_far(errors[precision], precision, precision)
         if not abs(losses[precision] / losses["fp64"] - 1) < LOSS_TOLERANCE[precision]:
             wrong.append(f"{precision}: losses {losses}")
-    return {"losses": losses, "errors": errors, "wrong": wrong}
+        distance = np.linalg.norm(gradients[precision] - exact)
+        apart[precision] = float(distance / np.linalg.norm(exact))
+    if not apart["fp32"] < GRADIENT_TOLERANCE:
+        wrong.append(f"fp32: gradients off by {apart['fp32']:.2g}")
+    return {"losses": losses, "gradients apart": apart, "errors": errors, "wrong": wrong}
 
 
 def _trained(setting: Setting, precision: str, take_step=train_step, **options):

@@ -13,6 +13,7 @@ from minibrain.arrays import precision_dtype, to_device
 PRECISIONS = ("bf16", "fp32")
 # of a whole network's loss, and of losses during training, relative
 LOSS_TOLERANCE = {"fp32": 5e-3, "bf16": 0.1}
+GRADIENT_TOLERANCE = 5e-3  # of a whole network's gradients in fp32, relative
 
 
 class Setting(NamedTuple):
