@@ -31,7 +31,7 @@ from minibrain.geometry import (
     kernel_extent,
 )
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, Unwritten
+from minibrain.saved import ConvSaved, DuckArray
 
 RNG = np.random.default_rng(0)
 
@@ -403,7 +403,7 @@ def scattered(value):
     """The same array on the device, its elements far apart and in another order."""
     if hasattr(value, "_asdict"):
         return type(value)(*map(scattered, value))
-    if isinstance(value, Unwritten):
+    if isinstance(value, DuckArray):
         return replace(value, **{key: scattered(part) for key, part in vars(value).items()})
     value = host(value)
     if not isinstance(value, np.ndarray) or not value.ndim:

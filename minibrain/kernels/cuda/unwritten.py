@@ -7,7 +7,7 @@ import numpy as np
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
-from minibrain.saved import DropoutSaved, Joined, NormSaved, Pending, Unwritten
+from minibrain.saved import DropoutSaved, DuckArray, Joined, NormSaved, Pending
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
 
@@ -21,7 +21,7 @@ def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
     return Pending(x, lines, dropout)
 
 
-def write(unwritten: Unwritten):
+def write(unwritten: DuckArray):
     """The activation as an array."""
     return _join(unwritten) if isinstance(unwritten, Joined) else _activate(unwritten)
 
