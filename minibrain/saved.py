@@ -176,6 +176,34 @@ class Joined(DuckArray):
         return array_module(a).concatenate([a, b], axis=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Summed(DuckArray):
+    """An array, and sums over it that the kernel which wrote it has added up on the way.
+
+    The first thing that a norm does with the result of a convolution is to read all of it, for mean
+    and variance. But the convolution had every value in a register: it can spare the norm that.
+
+    values : (N, *S, C)
+    sums : (2, N, P, C) float32, Σ x and Σ x² over each of P parts of a sample. A part has so few
+        values that the squares of numbers with the 8 bits of bfloat16 lose nothing which those
+        numbers have; who adds up the parts does so in float64
+    """
+
+    values: Array
+    sums: Array
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+    @property
+    def dtype(self):
+        return self.values.dtype
+
+    def write(self):
+        return self.values
+
+
 class AttentionGateSaved(NamedTuple):
     skip: ConvSaved
     signal: ConvSaved

@@ -71,7 +71,7 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     dy = dy.astype(x.dtype, copy=False)
     if not _gradients_fit(dy, saved, geometry.input_size, outputs=-2):
         return NotImplemented
-    dx = correlate(dy, weight, geometry) if input_gradient else None
+    dx = written(correlate(dy, weight, geometry)) if input_gradient else None
     fast = conv_tensor_core.transposed_gradients(dy, x, geometry)
     return dx, *(fast or (weight_gradient(dy, x, geometry), channel_sum(dy)))
 

@@ -8,9 +8,10 @@ from minibrain.kernels.cuda.normalization import (
     normalize_backward,
 )
 from minibrain.kernels.cuda.unwritten import pending_norm
-from minibrain.saved import DropoutSaved, NormReluSaved, Pending
+from minibrain.saved import DropoutSaved, NormReluSaved, Pending, Summed
 
 
+@takes(Summed)
 def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     if not (instance_norm_fits(x, gamma, beta) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
