@@ -7,14 +7,32 @@ an operation is held against what its readable body computes in float64 from the
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 
 from minibrain import functional
 from minibrain.arrays import to_host, widened
 from minibrain.kernels import Call, listening, written
+from minibrain.models import UNet
+from minibrain.optimizers import Adam
+from minibrain.training import train_step
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-3}  # two roundings of bfloat16
+
+
+def self_test(model: UNet) -> tuple[bool, str]:
+    """Whether every operation of a training step is right, on a network's device and in its
+    precision, and which is furthest off. The step is one of a copy, on a small batch."""
+    model, rng = deepcopy(model), np.random.default_rng(0)
+    size = (*(2**model.levels,) * (model.rank - 1), 2 ** (model.levels - 1))
+    images = rng.standard_normal((1, *size, model.in_channels), np.float32)
+    labels = rng.integers(0, model.classes, (1, *size), np.uint8)
+    optimizer = Adam(model.named_parameters())
+    errors = worst_errors(lambda: train_step(model, optimizer, images, labels, step=0))
+    name = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
+    right = errors[name] < TOLERANCE["bfloat16" if model.dtype.name == "bfloat16" else "float32"]
+    return right, f"{'right' if right else 'WRONG'}, {name} off by {errors[name]:.1e}"
 
 
 def worst_errors(run: Callable[[], object]) -> dict[str, float]:

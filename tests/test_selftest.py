@@ -1,11 +1,16 @@
 """The self-test measures every call against float64, and lets nothing wrong pass."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from minibrain import kernels
+from minibrain import experiment, kernels
+from minibrain.errors import InputError
 from minibrain.functional import conv_backward, conv_forward, max_pool_forward, norm_relu_forward
-from minibrain.selftest import TOLERANCE, worst_errors
+from minibrain.models import brain_2d_small, brain_3d_small
+from minibrain.selftest import TOLERANCE, self_test, worst_errors
 
 RNG = np.random.default_rng(0)
 
@@ -67,6 +72,24 @@ def test_a_sum_that_vanishes_is_measured_by_what_was_added(monkeypatch):
     dy = normal(*y.shape)
     dy -= dy.mean(axis=(0, 1, 2))
     assert worst_errors(lambda: conv_backward(dy, saved))["conv_backward"] < TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("network", [brain_3d_small, brain_2d_small])
+def test_a_network_is_tested_and_left_as_it_is(network):
+    model = network()
+    before = {name: p.value.copy() for name, p in model.named_parameters().items()}
+    right, findings = self_test(model)
+    assert right
+    assert re.fullmatch(r"right, \w+ward off by \d\.\de-0\d", findings)
+    for name, parameter in model.named_parameters().items():
+        assert np.array_equal(parameter.value, before[name])
+
+
+def test_nothing_is_trained_where_an_operation_is_wrong(monkeypatch):
+    config = replace(experiment.SMALL_3D, device="cuda", precision="fp32")
+    planted(monkeypatch, "conv_backward", lambda gradients: (*gradients[:2], 1.01 * gradients[2]))
+    with pytest.raises(InputError, match=r"device cuda: computes fp32 wrong \(WRONG, conv_backw"):
+        experiment._require_right(brain_3d_small(), config)
 
 
 def test_nobody_listens_afterwards():

@@ -16,6 +16,7 @@ from minibrain.kernels.cuda import loader
 from minibrain.memory import estimate_memory
 from minibrain.models import UNet, brain_3d
 from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
+from minibrain.selftest import self_test
 from minibrain.study.trace import trace_step
 from minibrain.training import train_step
 
@@ -195,6 +196,18 @@ def test_loss_curves_agree_and_repeat(name, dtype):
     assert want[-1] < want[0]
     np.testing.assert_allclose(got, want, rtol=1e-3)
     assert {p.value.dtype for p in model.named_parameters().values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
+def test_the_self_test_before_training_finds_the_kernels_right(dtype):
+    model = brain_3d(channels=(16, 32, 64), dropout=0.1, dtype=dtype)
+    for parameter in model.named_parameters().values():
+        parameter.value = on_device(parameter.value)
+    with emulated() as emulator:
+        right, findings = self_test(model)
+    assert right, findings
+    by_planes = any(name.startswith("conv_planes") for name in emulator.launches)
+    assert by_planes == (dtype == BFLOAT16)
 
 
 def test_nothing_of_a_training_step_is_left_to_the_reference(monkeypatch):
