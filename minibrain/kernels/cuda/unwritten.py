@@ -2,23 +2,12 @@
 
 from math import prod
 
-import numpy as np
-
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
-from minibrain.saved import DropoutSaved, DuckArray, Joined, NormSaved, Pending, Summed
+from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending, Summed
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
-
-
-def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
-    """What is normalised, and goes through ReLU and dropout."""
-    x, gamma, mean, _, inv_std, _ = norm
-    lines = array_module(x).empty((*mean.shape, 3), np.float32)
-    arguments = [mean, inv_std, gamma, *contiguous(beta), lines, mean.size, x.shape[-1]]
-    loader.launch("normalization.make_lines", blocks_for(mean.size), (THREADS,), arguments)
-    return Pending(x, lines, dropout)
 
 
 def write(duck_array: DuckArray):
