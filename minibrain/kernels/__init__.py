@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
 from minibrain.flops import flops
-from minibrain.saved import Pending, Unwritten
+from minibrain.saved import Unwritten
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 
@@ -110,7 +110,7 @@ def _first_array(values):
     """The first array among arguments or in what was saved; a loss's gradient is a number."""
     for value in values:
         if isinstance(value, Unwritten):
-            value = [value.raw] if isinstance(value, Pending) else [value.a]
+            value = list(vars(value).values())
         if isinstance(value, tuple | list):
             value = _first_array(value)
         if getattr(value, "ndim", 0):

@@ -43,7 +43,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
 @takes_unwritten
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
-    dy = dy.astype(x.dtype, copy=False)  # a loss's gradient is float32
+    dy = written(dy).astype(x.dtype, copy=False)  # a loss's gradient is float32
     if not _gradients_fit(dy, saved, geometry.output_size, outputs=-1):
         return NotImplemented
     dx = spread(dy, weight, geometry) if input_gradient else None
@@ -68,7 +68,7 @@ def conv_transpose_forward(
 @takes_unwritten
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
-    dy = dy.astype(x.dtype, copy=False)
+    dy = written(dy).astype(x.dtype, copy=False)
     if not _gradients_fit(dy, saved, geometry.input_size, outputs=-2):
         return NotImplemented
     dx = correlate(dy, weight, geometry) if input_gradient else None

@@ -1,6 +1,6 @@
 """Instance norm, ReLU and dropout: the statistics, and a Pending for whoever reads the rest."""
 
-from minibrain.kernels import takes_unwritten
+from minibrain.kernels import takes_unwritten, written
 from minibrain.kernels.cuda.arguments import is_key
 from minibrain.kernels.cuda.normalization import (
     instance_norm,
@@ -23,4 +23,4 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
 def norm_relu_backward(dy, saved: NormReluSaved):
     if not isinstance(saved.y, Pending):
         return NotImplemented  # only who has written y need not know beta
-    return normalize_backward(dy, saved.norm, saved.y)
+    return normalize_backward(written(dy), saved.norm, saved.y)

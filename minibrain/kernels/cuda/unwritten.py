@@ -22,8 +22,10 @@ def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
 
 
 def write(unwritten: Unwritten):
-    """The activation as an array."""
-    return _join(unwritten) if isinstance(unwritten, Joined) else _activate(unwritten)
+    """What it stands for, as an array."""
+    if isinstance(unwritten, Joined):
+        return _join(unwritten)
+    return _activate(unwritten) if isinstance(unwritten, Pending) else unwritten.write()
 
 
 def pending_arguments(x):
@@ -35,9 +37,14 @@ def pending_arguments(x):
     return [*contiguous(x), None, packed_dropout(NO_DROPOUT)]
 
 
-def in_one_go(x) -> int:
-    """How many channels of a voxel a thread takes."""
-    return 1 if x.shape[-1] % 8 else 8
+def in_one_go(x, *views) -> int:
+    """How many channels of a voxel a thread takes: 8, where they are a multiple of it and those of
+    every view, see `pitched`, begin at a multiple of 16 bytes."""
+    begin_so = all(
+        array is None or (pitch % 8 == 0 and loader.address(array) % 16 == 0)
+        for array, pitch in views
+    )
+    return 8 if x.shape[-1] % 8 == 0 and begin_so else 1
 
 
 def _activate(pending: Pending):
