@@ -47,9 +47,9 @@ def passes():
     # two norms in an encoder's level, three in a decoder's; the last of all is left out
     normed = sum(5 * size for size in sizes) - 3 * sizes[-1] - sizes[0]
     yield "norms", normed, 5 * normed
-    pooled = sum(sizes[:-1])  # and a fourth as many winners' bytes, an eighth as many values
-    yield "pools", pooled * (1 + 1 / 8 + 1 / 4), pooled * (1 + 1 / 8 + 1 / 4)
-    yield "skips", 0, pooled * (4 + 3)  # split off, and added
+    pooled = sum(sizes[:-1])  # and an eighth as many values, each with a byte of its winner
+    yield "pools", pooled * (1 + 1 / 8 + 1 / 16), pooled * (1 + 1 / 8 + 1 / 16)
+    yield "skips", 0, pooled  # read where they lie, by the pools
     logits = voxels[0] * CLASSES
     yield "loss", logits * (2 + 4 * 4), logits * (4 + 4 + 4 + 2)
     yield "Adam", 0, 5_649_652 * 4 * 7
