@@ -3,9 +3,9 @@
 `minibrain.functional` says what an operation computes, in plain array code. A twin, a function of
 the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy arrays), computes the
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
-reference. What one saves for backward the other can use: both know only `minibrain.saved`. An
-activation that a twin has left `saved.Unwritten` is written before it gets to a reference, or to a
-twin that does not say that it takes such.
+reference. What one saves for backward the other can use: both know only `minibrain.saved`. What a
+twin has left `saved.Unwritten` is written before it gets to a reference, or to a twin that does not
+say that it takes such.
 
 Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
 listener is there from the start: it says on stderr who computed it, how long that took,
