@@ -99,11 +99,10 @@ extern "C" __global__ void write_pending_8(const Real *raw, const float *lines, 
 template <int WIDTH> struct Upstream {
     float xhat[WIDTH], gradient[WIDTH];
 
-    __device__ Upstream(const Real *dy, const Real *x, const Pending &pending, const float *mean,
-                        const float *inv_std, Index i, Index line) {
+    __device__ Upstream(const Several<WIDTH> &dy, const Real *x, const Pending &pending,
+                        const float *mean, const float *inv_std, Index i, Index line) {
         using Values = Several<WIDTH>;
-        Values values = *reinterpret_cast<const Values *>(x + i);
-        Values upstream = *reinterpret_cast<const Values *>(dy + i);
+        Values values = *reinterpret_cast<const Values *>(x + i), upstream = dy;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             xhat[j] = (values[j] - mean[line + j]) * inv_std[line + j];
@@ -122,13 +121,14 @@ template <int WIDTH> struct Upstream {
 
 // Quantity 0: sum of dy; 1: sum of dy * xhat.
 template <int WIDTH>
-__device__ void sum_gradients(const Real *dy, const Real *x, const Pending &pending,
+__device__ void sum_gradients(const View &dy, const Real *x, const Pending &pending,
                               const float *mean, const float *inv_std, Index voxels,
                               Index channels, double *partial) {
-    Index group = blockIdx.z * voxels * channels;
+    Index group = blockIdx.z * voxels;
     auto add = [&](Index voxel, int channel, double *sums) {
-        Upstream<WIDTH> up(dy, x, pending, mean, inv_std, group + voxel * channels + channel,
-                           blockIdx.z * channels + channel);
+        voxel += group;
+        Upstream<WIDTH> up(dy.read<WIDTH>(voxel, channel), x, pending, mean, inv_std,
+                           voxel * channels + channel, blockIdx.z * channels + channel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             sums[j] += up.gradient[j];
@@ -138,24 +138,24 @@ __device__ void sum_gradients(const Real *dy, const Real *x, const Pending &pend
     sum_over_voxels<2, WIDTH>(voxels, channels, partial, add);
 }
 
-extern "C" __global__ void sum_gradients_1(const Real *dy, const Real *x, const float *lines,
-                                           Dropout dropout, const float *mean,
+extern "C" __global__ void sum_gradients_1(const Real *dy, Index pitch, const Real *x,
+                                           const float *lines, Dropout dropout, const float *mean,
                                            const float *inv_std, Index voxels, Index channels,
                                            double *partial) {
-    sum_gradients<1>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+    sum_gradients<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
-extern "C" __global__ void sum_gradients_8(const Real *dy, const Real *x, const float *lines,
-                                           Dropout dropout, const float *mean,
+extern "C" __global__ void sum_gradients_8(const Real *dy, Index pitch, const Real *x,
+                                           const float *lines, Dropout dropout, const float *mean,
                                            const float *inv_std, Index voxels, Index channels,
                                            double *partial) {
-    sum_gradients<8>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+    sum_gradients<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
 // dx = inv_std * gamma * (dy - mean(dy) - xhat * mean(dy * xhat)); without `sums` the statistics
 // were given, and nothing flows through them.
 template <int WIDTH>
-__device__ void normalize_backward(const Real *dy, const Real *x, const Pending &pending,
+__device__ void normalize_backward(const View &dy, const Real *x, const Pending &pending,
                                    const float *mean, const float *inv_std, const float *gamma,
                                    const double *sums, Real *dx, Index size, Index voxels,
                                    Index channels) {
@@ -163,7 +163,7 @@ __device__ void normalize_backward(const Real *dy, const Real *x, const Pending 
     if (i >= size) return;
     Index channel = i % channels, line = i / channels / voxels * channels + channel;
     Index lines = size / voxels;
-    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, i, line);
+    Upstream<WIDTH> up(dy.read<WIDTH>(i / channels, channel), x, pending, mean, inv_std, i, line);
     Several<WIDTH> values;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
@@ -178,20 +178,20 @@ __device__ void normalize_backward(const Real *dy, const Real *x, const Pending 
     *reinterpret_cast<Several<WIDTH> *>(dx + i) = values;
 }
 
-extern "C" __global__ void normalize_backward_1(const Real *dy, const Real *x, const float *lines,
-                                                Dropout dropout, const float *mean,
-                                                const float *inv_std, const float *gamma,
-                                                const double *sums, Real *dx, Index size,
-                                                Index voxels, Index channels) {
-    normalize_backward<1>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
-                          channels);
+extern "C" __global__ void normalize_backward_1(const Real *dy, Index pitch, const Real *x,
+                                                const float *lines, Dropout dropout,
+                                                const float *mean, const float *inv_std,
+                                                const float *gamma, const double *sums, Real *dx,
+                                                Index size, Index voxels, Index channels) {
+    normalize_backward<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size,
+                          voxels, channels);
 }
 
-extern "C" __global__ void normalize_backward_8(const Real *dy, const Real *x, const float *lines,
-                                                Dropout dropout, const float *mean,
-                                                const float *inv_std, const float *gamma,
-                                                const double *sums, Real *dx, Index size,
-                                                Index voxels, Index channels) {
-    normalize_backward<8>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
-                          channels);
+extern "C" __global__ void normalize_backward_8(const Real *dy, Index pitch, const Real *x,
+                                                const float *lines, Dropout dropout,
+                                                const float *mean, const float *inv_std,
+                                                const float *gamma, const double *sums, Real *dx,
+                                                Index size, Index voxels, Index channels) {
+    normalize_backward<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size,
+                          voxels, channels);
 }

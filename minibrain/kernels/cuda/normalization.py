@@ -11,6 +11,7 @@ from minibrain.kernels.cuda.arguments import (
     alike,
     blocks_for,
     contiguous,
+    pitched,
     supported,
 )
 from minibrain.kernels.cuda.reduce import (
@@ -100,10 +101,10 @@ def normalize_backward(dy, saved: NormSaved, pending: Pending | None = None):
     x, gamma, mean, _, inv_std, axes = saved
     if not (alike(dy, x) and gamma.dtype == mean.dtype == np.float32):
         return NotImplemented
-    dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    dy, (x, gamma, mean, inv_std) = pitched(dy), contiguous(x, gamma, mean, inv_std)
     size, voxels, channels = _sizes(x, mean)
-    width, groups = in_one_go(x), mean.size // channels
-    upstream = [dy, *pending_arguments(x if pending is None else pending), mean, inv_std]
+    width, groups = in_one_go(x, dy), mean.size // channels
+    upstream = [*dy, *pending_arguments(x if pending is None else pending), mean, inv_std]
     kernel, sizes = f"normalization.sum_gradients_{width}", (groups, voxels, channels)
     sums = sums_over_voxels(kernel, x, 2, *sizes, upstream, width=width)
     dbeta, dgamma = add_parts(sums, 1, "add_parts_to_float", np.float32)
