@@ -100,6 +100,11 @@ inline unsigned pack(float low, float high) {
     return emulation::rounded(low) | emulation::rounded(high) << 16;
 }
 
+inline unsigned relu(unsigned word) {
+    auto larger = [](unsigned bits) { return bits & 0x8000 && bits <= 0xff80 ? 0 : bits; };
+    return larger(word & 0xffff) | larger(word >> 16) << 16;
+}
+
 inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     emulation::together(emulation::Product{d, a, {b0, b1}}, emulation::multiply_add_all);
 }

@@ -1,11 +1,14 @@
 """3x3x3 and 3x3 convolutions that keep the size; see planes.cuh for how the sums are cut."""
 
+from math import prod
+
 import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
+    LARGEST_SAMPLE,
     MULTIPROCESSORS,
     SHARED_BYTES,
     ceil_divide,
@@ -32,7 +35,7 @@ MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared m
 def correlate(x, weight, geometry, bias=None):
     """y as an array, with sums over it."""
     inputs, outputs = weight.shape[-2:]
-    if not _keeps_size(geometry) or not _fits(inputs, outputs):
+    if not _keeps_size(geometry, inputs, outputs) or not _fits(inputs, outputs):
         return None
     taps = 3 ** (x.ndim - 2)
     if inputs == 4:  # three taps along x and four channels are the rows of one matrix
@@ -44,7 +47,7 @@ def correlate(x, weight, geometry, bias=None):
 
 def spread(y, weight, geometry, bias=None):
     outputs, inputs = weight.shape[-2:]
-    if not _keeps_size(geometry) or inputs == 4 or not _fits(inputs, outputs):
+    if not _keeps_size(geometry, inputs, outputs) or inputs == 4 or not _fits(inputs, outputs):
         return None
     taps = 3 ** (y.ndim - 2)
     packed = pack_weights(weight, taps, inputs, outputs, adjoint=True, mirrored=True)
@@ -56,7 +59,8 @@ def _correlate(x, packed, bias, outputs, summed=False):
     source = _read(x, outputs)
     channels = inputs, source[-1]  # where two arrays are joined, a chunk lies in one of them
     chunk = next(count for count in (32, 16, 4) if not any(c % count for c in channels))
-    shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
+    tile = chunk, HEIGHT + 2, WIDTH + 2
+    shared_bytes = STAGES * _tile_bytes(*tile) + packed[0].nbytes + _places_bytes(*tile)
     blocks = min(BLOCKS[rank], MULTIPROCESSORS * (SHARED_BYTES // shared_bytes))
     problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
     xp, parts = array_module(packed), planes // len(x) * WARPS
@@ -71,7 +75,7 @@ def _correlate(x, packed, bias, outputs, summed=False):
 
 def gradients(x, dy, geometry):
     inputs, outputs = x.shape[-1], dy.shape[-1]
-    if not _keeps_size(geometry) or (inputs != 4 and inputs % 16) or outputs % 16:
+    if not _keeps_size(geometry, inputs, outputs) or (inputs != 4 and inputs % 16) or outputs % 16:
         return None
     source = _read(x, outputs)
     (dy,) = contiguous(dy)
@@ -82,8 +86,9 @@ def gradients(x, dy, geometry):
     blocks = ceil_divide(planes, int(problem["share"]))
     parts = blocks * warps if depth == 1 else blocks
     partial = array_module(dy).empty((parts, 3**rank * inputs + 1, outputs), np.float32)
-    shared_bytes = (depth + 1) * _tile_bytes(chunk, GRADIENT_HEIGHT + 2, WIDTH + 2)
-    shared_bytes += 2 * _tile_bytes(16, GRADIENT_HEIGHT, WIDTH)
+    tile, tile_dy = (chunk, GRADIENT_HEIGHT + 2, WIDTH + 2), (16, GRADIENT_HEIGHT, WIDTH)
+    shared_bytes = (depth + 1) * _tile_bytes(*tile) + 2 * _tile_bytes(*tile_dy)
+    shared_bytes += _places_bytes(*tile) + _places_bytes(*tile_dy)
     kernel, arguments = f"weight_gradient_{chunk}_{rank}d", [*source, dy, partial, problem]
     name, block = f"conv_planes_gradient.{kernel}", (32 * warps,)
     loader.launch(name, (blocks, tiles), block, arguments, shared_bytes)
@@ -108,14 +113,16 @@ def _joins_chunks(x):
     return not any(dropped) and not any(part.shape[-1] % 16 for part in parts)
 
 
-def _keeps_size(geometry):
-    rank = len(geometry.kernel_size)
+def _keeps_size(geometry, *channels):
+    """And the elements of a plane can be numbered in 32 bits."""
+    rank, plane = len(geometry.kernel_size), prod(geometry.input_size[-2:]) * max(channels)
     ones, pairs = (1,) * rank, ((1, 1),) * rank
     return (
         rank in DEPTH
         and geometry.kernel_size == (3,) * rank
         and geometry.stride == geometry.dilation == ones
         and geometry.padding == pairs
+        and plane <= LARGEST_SAMPLE
     )
 
 
@@ -138,3 +145,8 @@ def _tile_bytes(channels, rows, columns):
     """`Tile::BYTES`."""
     octet = ceil_divide(16 * rows * columns, 128) * 128
     return octet if channels == 4 else channels // 8 * octet + 128
+
+
+def _places_bytes(channels, rows, columns):
+    """4 `Tile::PLACES`."""
+    return 4 * rows * (columns + (channels == 4))

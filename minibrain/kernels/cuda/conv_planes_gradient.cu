@@ -75,10 +75,12 @@ __device__ void weight_gradient(const Input &x, const bfloat16 *dy, float *parti
                                 const Problem &p) {
     constexpr int THREADS = 32 * WARPS<DEPTH>, ROWS = DEPTH == 1 ? HEIGHT / WARPS<DEPTH> : HEIGHT;
     constexpr int BORDER = DEPTH / 2, RING = DEPTH + 1;
-    using PlaneX = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2>;
-    using PlaneDy = Tile<16, HEIGHT, WIDTH>;
+    using PlaneX = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2, THREADS>;
+    using PlaneDy = Tile<16, HEIGHT, WIDTH, THREADS, 0>;
     char *ring_x = reinterpret_cast<char *>(shared_memory);
     char *ring_dy = ring_x + RING * PlaneX::BYTES;
+    int *places_x = reinterpret_cast<int *>(ring_dy + 2 * PlaneDy::BYTES);
+    int *places_dy = places_x + PlaneX::PLACES;
     int first_o = blockIdx.y % (p.outputs / 16) * 16, first_c = blockIdx.y / (p.outputs / 16) * 16;
     int warp = threadIdx.x / 32, kz = DEPTH == 1 ? 0 : warp, row = DEPTH == 1 ? warp * ROWS : 0;
     bool with_bias = first_c == 0 && kz == 0;
@@ -89,17 +91,18 @@ __device__ void weight_gradient(const Input &x, const bfloat16 *dy, float *parti
     Segment s;
     for (Walk walk(p, HEIGHT); walk.next(s);) {
         auto copy_x = [&](int z) {
-            PlaneX::copy(ring_x + (z + BORDER) % RING * PlaneX::BYTES, part_x, s, z, HALO, p,
-                         THREADS);
+            PlaneX::copy(ring_x + (z + BORDER) % RING * PlaneX::BYTES, places_x, part_x, s, z, p);
         };
         auto activate_x = [&](int z) {
-            PlaneX::activate(ring_x + (z + BORDER) % RING * PlaneX::BYTES, part_x,
-                             DEPTH == 1 ? z : s.sample, s, z, HALO, p, THREADS);
+            PlaneX::activate(ring_x + (z + BORDER) % RING * PlaneX::BYTES, places_x, part_x,
+                             DEPTH == 1 ? z : s.sample, s, z, p);
         };
         auto copy_dy = [&](int z) {
-            PlaneDy::copy(ring_dy + z % 2 * PlaneDy::BYTES, part_dy, s, z, 0, p, THREADS);
+            PlaneDy::copy(ring_dy + z % 2 * PlaneDy::BYTES, places_dy, part_dy, s, z, p);
         };
-        __syncthreads();  // the planes of the segment before this one have been used
+        PlaneX::locate(places_x, s, p);
+        PlaneDy::locate(places_dy, s, p);
+        __syncthreads();  // all places are known, and the planes of the segment before have been used
         for (int z = s.begin - BORDER; z <= s.begin + BORDER; ++z) copy_x(z);
         copy_dy(s.begin);
         close_group();

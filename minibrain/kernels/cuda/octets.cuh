@@ -15,6 +15,14 @@ __device__ inline void store_octet(void *to, const float (&values)[8]) {
 // An octet in shared memory becomes what is pending; see Pending::activate.
 __device__ inline void activate_octet(void *octet, const Pending &pending, Index i, Index line) {
     float values[8];
-    pending.activate(values, load_octet(octet), i, line);
-    store_octet(octet, values);
+    pending.normalize(values, load_octet(octet), line);
+    if (pending.dropout.threshold) {
+        DropoutFactors factors(pending.dropout, i / 8);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) values[j] *= factors[j];
+    }
+    unsigned words[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) words[j] = relu(pack(values[2 * j], values[2 * j + 1]));
+    *reinterpret_cast<uint4 *>(octet) = {words[0], words[1], words[2], words[3]};
 }

@@ -68,60 +68,64 @@ class Walk {
     }
 };
 
-// The tile of a plane in shared memory. Eight channels of a voxel are 16 bytes, an octet, and the
-// first octets of all voxels come first, then all second octets: load_matrices wants the same octet
-// of eight neighbours. The pitch lets the octets of one voxel be written without bank conflicts.
+// The tile of a plane in shared memory, with MARGIN voxels around it. Eight channels of a voxel are
+// 16 bytes, an octet, and the first octets of all voxels come first, then all second octets:
+// load_matrices wants the same octet of eight neighbours. The pitch lets the octets of one voxel be
+// written without bank conflicts.
 //
 // CHANNELS 4 is made to look like 16: an octet is a voxel and its right neighbour, so that this
 // octet and that two voxels further hold four taps along x (the fourth has no weights).
-template <int CHANNELS, int ROWS, int COLUMNS> struct Tile {
+//
+// Instructions are dear beside products: where the voxels lie is worked out once for a segment, and
+// a thread, whose pieces are THREADS apart, has the same octet of all its voxels.
+template <int CHANNELS, int ROWS, int COLUMNS, int THREADS, int MARGIN = HALO> struct Tile {
     static constexpr bool PAIRS = CHANNELS == 4;
     static constexpr int OCTETS = PAIRS ? 2 : CHANNELS / 8, STEPS = OCTETS / 2;  // 16 to a step
     static constexpr int TAPS_X = PAIRS ? 1 : 3, VOXELS = ROWS * COLUMNS;
+    static constexpr int PIECES_EACH = (VOXELS * OCTETS + THREADS - 1) / THREADS;
     static constexpr int PITCH = PAIRS ? 32 : (16 * VOXELS + 127) / 128 * 128 + 128 / OCTETS;
     static constexpr int BYTES = PAIRS ? (16 * VOXELS + 127) / 128 * 128 : OCTETS * PITCH;
+    static constexpr int ACROSS = COLUMNS + PAIRS, PLACES = ROWS * ACROSS;
 
-    // Of piece i: where it lies in the array, or -1 outside the volume. The tile is at `corner` of
-    // plane z, with `halo` voxels around it.
-    static __device__ Index source(int i, int channels, const Segment &corner, int z, int halo,
-                                   const Problem &p) {
-        int voxel = i / OCTETS, piece = i % OCTETS;
-        int row = corner.y - halo + voxel / COLUMNS;
-        int column = corner.x - halo + voxel % COLUMNS + (PAIRS ? piece : 0);
-        if (z < 0 || z >= p.depth || row < 0 || row >= p.height || column < 0 || column >= p.width)
-            return -1;
-        Index at = p.voxels_before(corner.sample, z) + row * p.width + column;
-        return at * channels + (PAIRS ? 0 : 8 * piece);
+    // The numbers of the voxels in their plane, or -1 outside the volume.
+    static __device__ void locate(int *places, const Segment &s, const Problem &p) {
+        for (int i = threadIdx.x; i < PLACES; i += THREADS) {
+            int row = s.y - MARGIN + i / ACROSS, column = s.x - MARGIN + i % ACROSS;
+            bool inside = row >= 0 && row < p.height && column >= 0 && column < p.width;
+            places[i] = inside ? row * p.width + column : -1;
+        }
     }
 
-    static __device__ int place(int i) {
-        int voxel = i / OCTETS, piece = i % OCTETS;
-        return PAIRS ? 16 * voxel + 8 * piece : piece * PITCH + 16 * voxel;
-    }
-
-    // Start to copy; zeros outside.
-    static __device__ void copy(char *tile, const Part &part, const Segment &corner, int z,
-                                int halo, const Problem &p, int threads) {
-#pragma unroll 1
-        for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
-            Index at = source(i, part.channels, corner, z, halo, p);
-            const bfloat16 *from = part.x + max(at, (Index)0);
-            if (PAIRS) copy_8_bytes(tile + place(i), from, at >= 0);
-            else copy_16_bytes(tile + place(i), from, at >= 0);
+    // Start to copy plane z; zeros outside.
+    static __device__ void copy(char *tile, const int *places, const Part &part, const Segment &s,
+                                int z, const Problem &p) {
+        bool inside = z >= 0 && z < p.depth;
+        int octet = threadIdx.x % OCTETS, first = threadIdx.x / OCTETS;
+        const bfloat16 *plane = part.x + p.voxels_before(s.sample, inside ? z : 0) * part.channels;
+        if (!PAIRS) plane += 8 * octet;
+        tile += PAIRS ? 8 * octet : octet * PITCH;
+#pragma unroll
+        for (int k = 0; k < PIECES_EACH; ++k) {
+            int voxel = first + k * (THREADS / OCTETS);
+            if ((k + 1) * THREADS > VOXELS * OCTETS && voxel >= VOXELS) break;
+            int place = places[PAIRS ? voxel + voxel / COLUMNS + octet : voxel];
+            const bfloat16 *from = plane + max(place, 0) * part.channels;
+            if (PAIRS) copy_8_bytes(tile + 16 * voxel, from, inside && place >= 0);
+            else copy_16_bytes(tile + 16 * voxel, from, inside && place >= 0);
         }
     }
 
     // What this thread has copied becomes what is pending; zeros outside stay zeros.
-    static __device__ void activate(char *tile, const Part &part, int sample,
-                                    const Segment &corner, int z, int halo, const Problem &p,
-                                    int threads) {
-        if (PAIRS || !part.pending.lines) return;
-        int line = sample * part.channels + part.channel;
+    static __device__ void activate(char *tile, const int *places, const Part &part, int sample,
+                                    const Segment &s, int z, const Problem &p) {
+        if (PAIRS || !part.pending.lines || z < 0 || z >= p.depth) return;
+        int octet = threadIdx.x % OCTETS, channel = part.channel + 8 * octet;
+        Index line = (Index)sample * part.channels + channel, before = p.voxels_before(s.sample, z);
 #pragma unroll 1
-        for (int i = threadIdx.x; i < VOXELS * OCTETS; i += threads) {
-            Index at = source(i, part.channels, corner, z, halo, p);
-            if (at < 0) continue;
-            activate_octet(tile + place(i), part.pending, at + part.channel, line + i % OCTETS * 8);
+        for (int voxel = threadIdx.x / OCTETS; voxel < VOXELS; voxel += THREADS / OCTETS) {
+            if (places[voxel] < 0) continue;
+            Index element = (before + places[voxel]) * part.channels + channel;
+            activate_octet(tile + octet * PITCH + 16 * voxel, part.pending, element, line);
         }
     }
 };

@@ -20,6 +20,13 @@ __device__ inline unsigned pack(float low, float high) {  // two bfloat16 in a w
     return word;
 }
 
+// The larger of two bfloat16 and 0, twice; NaN stays NaN.
+__device__ inline unsigned relu(unsigned word) {
+    unsigned result;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(word), "r"(0));
+    return result;
+}
+
 __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0,
                                     unsigned b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
