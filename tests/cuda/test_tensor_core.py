@@ -12,7 +12,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import check_pending, on_device, pending, rounded
+from compare import check_pending, host, on_device, pending, rounded
 from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
@@ -88,6 +88,15 @@ def reference(name, weight, **options):
     )
 
 
+def assert_summed(y):
+    """Of each of the up to 64 values in a part, and of their squares, the sum is right."""
+    values = y.values.get().astype(np.float64)
+    axes = tuple(range(1, values.ndim - 1))
+    for power, sums in zip((1, 2), y.sums.get().astype(np.float64), strict=True):
+        want, magnitude = (np.sum(v**power, axis=axes) for v in (values, abs(values)))
+        assert np.all(abs(sums.sum(axis=1) - want) <= 64 * np.finfo(np.float32).eps * magnitude)
+
+
 def check_planes(case, schedule):
     shape, inputs, outputs, blocks = PLANES[case]
     with pytest.MonkeyPatch.context() as patch:
@@ -121,6 +130,9 @@ def check_conv(file, shape, kernel, inputs, outputs, schedule):
         dx = tensor_core.spread(on_device(dy), given[0], geometry)
         gradients = tensor_core.gradients(on_device(x), on_device(dy), geometry)
     taps, voxels = kernel**rank, prod(shape)
+    if file == "conv_planes":
+        assert_summed(y)
+        y = y.values
     assert_right(
         y, lambda x, weight, bias: y_of(x, weight) + bias, x, weight, bias, length=taps * inputs
     )
@@ -263,7 +275,7 @@ def test_operations_find_their_kernels(name, kernel, shape, inputs, outputs, fil
     def run(dtype):
         y, saved = forward(*map(on_device, (x.astype(dtype), weight, bias)), **options)
         dy = np.cos(np.arange(y.size)).reshape(y.shape).astype(BFLOAT16).astype(dtype)
-        return [array.get().astype(np.float64) for array in (y, *backward(on_device(dy), saved))]
+        return [host(a).astype(np.float64) for a in (y, *backward(on_device(dy), saved))]
 
     with emulated() as emulator:
         got = run(BFLOAT16)
