@@ -47,9 +47,10 @@ def _time_convolution(setting, precision, shape, channels) -> list[float]:
     """[forward, backward] in ms."""
     rng, dtype = np.random.default_rng(0), precision_dtype(precision)
     x, weight, dy = (
-        to_device(rng.standard_normal(s, np.float32), setting.device).astype(dtype)
+        to_device(rng.standard_normal(s, np.float32), setting.device)
         for s in (shape, (3, 3, 3, shape[-1], channels), (*shape[:-1], channels))
     )
+    x, dy = x.astype(dtype), dy.astype(dtype)  # weights are float32, or no kernel takes them
     _, saved = F.conv_forward(x, weight, padding="same")
     forward, backward = (
         partial(F.conv_forward, x, weight, padding="same"),

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_checks
+from benchmarks import gpu, gpu_checks, gpu_times
 from benchmarks.gpu_setting import CONFIGURATIONS, PRECISIONS, Setting
 from benchmarks.gpu_table import markdown
+from minibrain.arrays import precision_dtype
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +58,16 @@ from benchmarks import gpu, gpu_checks, gpu_table, gpu_times
 
 def test_our_sections_need_neither_pytorch_nor_what_reads_images():
     subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_layers_are_timed_with_what_kernels_take(monkeypatch, precision):
+    taken = []
+    monkeypatch.setattr(gpu_times, "seconds_per_call", lambda _, call: taken.append(call()) or [0])
+    gpu_times._time_convolution(Setting.of("smoke"), precision, (1, 4, 4, 4, 16), 16)
+    (y, saved), (dx, dweight, _) = taken
+    assert y.dtype == dx.dtype == precision_dtype(precision)
+    assert saved.weight.dtype == dweight.dtype == np.float32
 
 
 def test_a_section_that_takes_too_long_says_how_far_it_came(monkeypatch):
