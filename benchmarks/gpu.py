@@ -4,8 +4,9 @@ python -m benchmarks.gpu             everything, under nine minutes
 python -m benchmarks.gpu --quick     under two minutes
 python -m benchmarks.gpu --smoke     the same logic at toy size on the CPU: no figure means anything
 
-Every section runs in a process of its own, so that an illegal access of one spoils no other and
-none leaves memory behind. What is known is saved after each, to benchmarks/results/. Needs NumPy,
+Every section runs in a process of its own, so that an illegal access of one spoils no other, none
+leaves memory behind, and PyTorch's libraries are not there when ours are checked. What matters most
+comes first, and what is known is saved after each section, to benchmarks/results/. Needs NumPy,
 CuPy and PyTorch; without a GPU it says so and exits with 2. The exit code is 1 if a section failed
 or found something wrong.
 """
@@ -19,26 +20,36 @@ import sys
 import tempfile
 import time
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 
-from benchmarks import gpu_checks, gpu_times
-from benchmarks.gpu_setting import Setting
+from benchmarks.gpu_setting import CONFIGURATIONS, PRECISIONS, Setting
 from benchmarks.gpu_table import markdown
 from benchmarks.results_file import FOLDER, machine, write_json
 from minibrain.arrays import find_device
 from minibrain.errors import InputError
 
-SECTIONS = {
-    "environment": gpu_times.environment,
-    "ceilings": gpu_times.ceilings,
-    "operations": gpu_checks.operations,
-    "network": gpu_checks.network,
-    "identical": gpu_checks.identical,
-    "curve": gpu_checks.curve,
-    "step": gpu_times.step,
-    "layers": gpu_times.layers,
-}
-BUDGET = {"full": 520, "quick": 110, "smoke": 540}  # seconds; sections that come later are left out
+# seconds; sections that come later are left out, and one that takes longer than LIMIT is ended
+BUDGET = {"full": 520, "quick": 110, "smoke": 540}
+LIMIT = {"full": 120, "quick": 60, "smoke": 540}
+
+
+def sections(setting: Setting) -> dict[str, tuple[str, ...]]:
+    """Module, function and further argument of every section, what matters most first."""
+    checks = {
+        f"{name} {precision}": ("gpu_checks", name, precision)
+        for name in ("operations", "network", "identical")
+        for precision in PRECISIONS
+    }
+    ours = {f"step minibrain {p}": ("gpu_times", "step", p) for p in PRECISIONS}
+    names = [rival.name for rival in CONFIGURATIONS[: setting.rivals]]
+    theirs = [(f"step PyTorch {name}", ("gpu_rivals", "step", name)) for name in names]
+    return (
+        {"environment": ("gpu_rivals", "environment"), **checks, **ours, **dict(theirs[:4])}
+        | {f"curve {precision}": ("gpu_checks", "curve", precision) for precision in PRECISIONS}
+        | {"layers": ("gpu_times", "layers"), "ceilings": ("gpu_rivals", "ceilings")}
+        | dict(theirs[4:])
+    )
 
 
 def main() -> int:
@@ -51,7 +62,9 @@ def main() -> int:
     options = parser.parse_args()
     mode = options.mode or "full"
     if options.section:
-        result = SECTIONS[options.section](Setting.of(mode))
+        setting = Setting.of(mode)
+        module, function, *arguments = sections(setting)[options.section]
+        result = getattr(import_module(f"benchmarks.{module}"), function)(setting, *arguments)
         options.output.write_text(json.dumps(result))
         return 0
     try:
@@ -67,18 +80,19 @@ def run_all(mode: str, folder: Path) -> int:
     """Run section after section; returns the exit code."""
     begin, results, wrong = time.monotonic(), {}, []
     path = None
-    for name in SECTIONS:
+    for name in sections(Setting.of(mode)):
         left = BUDGET[mode] - (time.monotonic() - begin)
-        results[name] = run_section(name, mode, left)
+        results[name] = run_section(name, mode, min(left, LIMIT[mode]))
         seconds = time.monotonic() - begin
         failed = "error" in results[name] or results[name].get("wrong")
         wrong += [name] if failed else []
         print(f"{seconds:6.1f} s  {name}: {results[name].get('error') or failed or 'right'}")
         path = path or folder / f"{_slug(results[name], mode)}-{date.today().isoformat()}.json"
         content = {"mode": mode, "machine": machine(), "seconds": seconds, "results": results}
+        content["fastest"] = fastest(results)
         write_json(path, content)
-    table = markdown(content)
-    path.with_suffix(".md").write_text(table)
+        table = markdown(content)
+        path.with_suffix(".md").write_text(table)
     print(f"\n{table}\nwritten to {path}")
     return 1 if wrong else 0
 
@@ -100,11 +114,31 @@ def run_section(name: str, mode: str, seconds: float) -> dict:
                 cwd=Path(__file__).parents[1],
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
-        except subprocess.TimeoutExpired:
-            return {"error": f"took more than the {seconds:.0f} s that were left"}
-        if process.returncode or not output.exists():
+        except subprocess.TimeoutExpired as error:
+            reached = (error.stderr or b"").decode(errors="replace").strip()[-500:]
+            return {"error": f"{reached}\ntook more than {seconds:.0f} s".strip()}
+        if not output.exists():
             return {"error": process.stderr.strip()[-2000:] or f"exit code {process.returncode}"}
         return json.loads(output.read_text())
+
+
+def fastest(results: dict) -> dict:
+    """Each engine's fastest step, and how they compare, once both have one."""
+    found = {}
+    for engine in ("minibrain", "PyTorch"):
+        done = {
+            name: result
+            for name, result in results.items()
+            if name.startswith(f"step {engine}") and "milliseconds" in result
+        }
+        if not done:
+            return {}
+        found[engine] = min(done, key=lambda name: done[name]["milliseconds"][0])
+    ours, theirs = (results[name] for name in found.values())
+    found["step_ratio"] = theirs["milliseconds"][0] / ours["milliseconds"][0]
+    if ours["peak_GB"]:
+        found["memory_ratio"] = ours["peak_GB"] / theirs["peak_GB"]
+    return found
 
 
 def _slug(environment: dict, mode: str) -> str:

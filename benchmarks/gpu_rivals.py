@@ -1,43 +1,64 @@
-"""PyTorch on the GPU, in every configuration that might be its fastest."""
+"""Sections of the GPU benchmark that PyTorch computes alone, and its part of the others."""
 
+import platform
+import subprocess
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.gpu_setting import seconds_per_call
+from benchmarks.gpu_setting import CONFIGURATIONS, seconds_per_call
 from benchmarks.torch_unet import DROPOUT_3D, NO_DROPOUT, cce_dice_loss, peer_3d
 
 
-class Rival(NamedTuple):
-    name: str
-    dtype: torch.dtype  # of autocast
-    channels_last: bool
-    compiled: str | None  # torch.compile's mode
-    tf32: bool = False
+def environment(setting) -> dict:
+    """What decides the figures: device, driver, versions."""
+    found = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    if setting.device == "cuda":
+        import cupy
+
+        query = "name,driver_version,memory.total,clocks.sm,clocks.mem,temperature.gpu,power.draw"
+        smi = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+        found |= {
+            "cupy": cupy.__version__,
+            "gpu": torch.cuda.get_device_name(),
+            "compute capability": cupy.cuda.Device().compute_capability,
+            "nvidia-smi": subprocess.run(smi, capture_output=True, text=True).stdout.strip(),
+        }
+    return found
 
 
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-CONFIGURATIONS = (
-    Rival("bf16, channels last, compiled", BF16, True, "default"),
-    Rival("bf16, channels first, compiled", BF16, False, "default"),
-    Rival("bf16, channels last", BF16, True, None),
-    Rival("bf16, channels first", BF16, False, None),
-    Rival("bf16, channels last, max-autotune", BF16, True, "max-autotune"),
-    Rival("bf16, channels first, reduce-overhead", BF16, False, "reduce-overhead"),
-    Rival("fp16, channels last, compiled", FP16, True, "default"),
-    Rival("fp16, channels first, compiled", FP16, False, "default"),
-    Rival("tf32, channels last, compiled", FP32, True, "default", True),
-    Rival("tf32, channels first", FP32, False, None, True),
-    Rival("fp32, channels first", FP32, False, None),
-)
+def ceilings(setting) -> dict:
+    """What this device can do at best: a large copy, and matrix products through PyTorch."""
+    on_cuda = setting.device == "cuda"
+    source = torch.randint(0, 255, (2**31 if on_cuda else 2**20,), dtype=torch.uint8)
+    source = source.to(setting.device)
+    target = torch.empty_like(source)
+    copied = seconds_per_call(setting, lambda: target.copy_(source))[0]
+    size = 8192 if on_cuda else 256
+    found = {"copy TB/s": 2 * source.numel() / copied / 1e12}
+    for name, dtype, tf32 in (
+        ("bf16", torch.bfloat16, False),
+        ("tf32", torch.float32, True),
+        ("fp32", torch.float32, False),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        a, b = torch.randn(2, size, size, dtype=dtype, device=setting.device)
+        product = partial(torch.matmul, a, b)
+        found[f"{name} TFLOP/s"] = 2 * size**3 / seconds_per_call(setting, product)[0] / 1e12
+    return found
 
 
-def time_step(rival: Rival, setting) -> dict:
-    """Milliseconds of a step, peak memory, and whether its loss is near what it must be."""
-    _clear(setting)
+def step(setting, name: str) -> dict:
+    """Milliseconds of a step in one of the configurations, peak memory, and the loss."""
+    rival = next(rival for rival in CONFIGURATIONS if rival.name == name)
+    dtype = getattr(torch, rival.dtype)
     _allow_tf32(rival.tf32)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -48,17 +69,17 @@ def time_step(rival: Rival, setting) -> dict:
     images = images.to(memory_format=layout)
     labels = torch.randint(0, 4, shape[:-1], device=device)
     optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=device == "cuda")
-    scaler = torch.amp.GradScaler(device, enabled=rival.dtype is FP16)
+    scaler = torch.amp.GradScaler(device, enabled=rival.dtype == "float16")
 
     def loss_of(images, labels):
-        with torch.autocast(device, rival.dtype, enabled=rival.dtype is not FP32):
+        with torch.autocast(device, dtype, enabled=rival.dtype != "float32"):
             logits = network(images)
         return cce_dice_loss(logits.float(), labels)
 
     if rival.compiled and device == "cuda":
         loss_of = torch.compile(loss_of, mode=rival.compiled)
 
-    def step():
+    def take_step():
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(images, labels)
         scaler.scale(loss).backward()
@@ -66,9 +87,9 @@ def time_step(rival: Rival, setting) -> dict:
         scaler.update()
         return loss
 
-    times = seconds_per_call(setting, step, calls=5)
+    times = seconds_per_call(setting, take_step, calls=5)
     peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else 0.0
-    return {"milliseconds": [1e3 * t for t in times], "peak_GB": peak, "loss": step().item()}
+    return {"milliseconds": [1e3 * t for t in times], "peak_GB": peak, "loss": take_step().item()}
 
 
 def time_convolution(setting, shape, channels) -> dict[str, list[float]]:
@@ -77,7 +98,7 @@ def time_convolution(setting, shape, channels) -> dict[str, list[float]]:
     times = {}
     for name, layout in (("last", torch.channels_last_3d), ("first", torch.contiguous_format)):
         x, weight, dy = (
-            torch.randn(s, device=setting.device, dtype=BF16).to(memory_format=layout)
+            torch.randn(s, device=setting.device, dtype=torch.bfloat16).to(memory_format=layout)
             for s in (
                 (shape[0], shape[-1], *shape[1:-1]),
                 (channels, shape[-1], 3, 3, 3),
@@ -126,11 +147,3 @@ def losses_of_torch(model, images, labels, setting) -> list[float]:
 def _allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-def _clear(setting) -> None:
-    """Begin without the last configuration's memory and compiled graphs."""
-    if setting.device == "cuda":
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()

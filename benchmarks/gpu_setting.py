@@ -1,4 +1,4 @@
-"""Where and at what size the GPU benchmark runs, and how it takes time."""
+"""Where and at what size the GPU benchmark runs, beside whom, and how it takes time."""
 
 import time
 from collections.abc import Callable
@@ -16,6 +16,32 @@ LOSS_TOLERANCE = {"fp32": 5e-3, "bf16": 0.1}
 GRADIENT_TOLERANCE = 5e-3  # of a whole network's gradients in fp32, relative
 
 
+class Rival(NamedTuple):
+    """PyTorch in a configuration that might be its fastest."""
+
+    name: str
+    dtype: str  # of autocast
+    channels_last: bool
+    compiled: str | None  # torch.compile's mode
+    tf32: bool = False
+
+
+BF16, FP16, FP32 = "bfloat16", "float16", "float32"
+CONFIGURATIONS = (
+    Rival("bf16, channels last, compiled", BF16, True, "default"),
+    Rival("bf16, channels first, compiled", BF16, False, "default"),
+    Rival("bf16, channels last", BF16, True, None),
+    Rival("bf16, channels first", BF16, False, None),
+    Rival("bf16, channels last, max-autotune", BF16, True, "max-autotune"),
+    Rival("bf16, channels first, reduce-overhead", BF16, False, "reduce-overhead"),
+    Rival("fp16, channels last, compiled", FP16, True, "default"),
+    Rival("fp16, channels first, compiled", FP16, False, "default"),
+    Rival("tf32, channels last, compiled", FP32, True, "default", True),
+    Rival("tf32, channels first", FP32, False, None, True),
+    Rival("fp32, channels first", FP32, False, None),
+)
+
+
 class Setting(NamedTuple):
     """Where and at what size a mode runs."""
 
@@ -31,7 +57,7 @@ class Setting(NamedTuple):
         return {
             "full": cls("cuda", (2, 160, 160, 128, 4), (2, 48, 32, 32, 4), 20, 7, 99),
             "quick": cls("cuda", (2, 160, 160, 128, 4), (2, 32, 32, 32, 4), 20, 3, 3),
-            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 32, 16, 4), 2, 1, 2),
+            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 16, 16, 4), 2, 1, 2),
         }[mode]
 
     def synchronize(self) -> None:

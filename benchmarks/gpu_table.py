@@ -11,7 +11,9 @@ def markdown(content: dict) -> str:
     described = ("nvidia-smi", "torch", "cudnn", "cupy", "numpy", "python")
     known = [f"{name} {environment[name]}" for name in described if name in environment]
     lines += [", ".join(known), "", *_checks(results)]
-    for name, table in (("ceilings", _ceilings), ("step", _step), ("layers", _layers)):
+    if any(name.startswith("step ") for name in results):
+        lines += ["", *_step(results, content["fastest"])]
+    for name, table in (("ceilings", _ceilings), ("layers", _layers)):
         if name in results and "error" not in results[name]:
             lines += ["", *table(results[name])]
     return "\n".join(lines) + "\n"
@@ -30,23 +32,21 @@ def _ceilings(found: dict) -> list[str]:
     return ["## Ceilings", "", _row(*names), _row(*["---"] * len(found)), _row(*values)]
 
 
-def _step(found: dict) -> list[str]:
-    shape = "x".join(map(str, found["shape"]))
-    lines = [f"## Training step, 3D reference network, {shape}", ""]
+def _step(results: dict, fastest: dict) -> list[str]:
+    lines = ["## Training step of the 3D reference network", ""]
     lines += [_row("engine", "ms, least", "median", "peak, GB"), _row(*["---"] * 4)]
-    for engine in ("minibrain", "PyTorch"):
-        for name, result in found[engine].items():
-            if "error" in result:
-                lines.append(_row(f"{engine} {name}", "failed", result["error"][:60], ""))
-                continue
-            least, median = (f"{ms:.2f}" for ms in result["milliseconds"])
-            how = f", {result['recorded']}" if result.get("recorded") else ""
-            peak = f"{result['peak_GB']:.2f}"
-            lines.append(_row(f"{engine} {name}{how}", least, median, peak))
-    if "step_ratio" in found:
-        lines += ["", f"Fastest PyTorch / fastest minibrain: **{found['step_ratio']:.2f}**"]
-    if "memory_ratio" in found:
-        lines += ["", f"Peak memory, minibrain / PyTorch: **{found['memory_ratio']:.2f}**"]
+    steps = {n.removeprefix("step "): r for n, r in results.items() if n.startswith("step ")}
+    for name, result in steps.items():
+        if "error" in result:
+            lines.append(_row(name, "failed", result["error"].splitlines()[-1][:60], ""))
+            continue
+        least, median = (f"{ms:.2f}" for ms in result["milliseconds"])
+        how = f", {result['recorded']}" if result.get("recorded") else ""
+        lines.append(_row(f"{name}{how}", least, median, f"{result['peak_GB']:.2f}"))
+    if "step_ratio" in fastest:
+        lines += ["", f"Fastest PyTorch / fastest minibrain: **{fastest['step_ratio']:.2f}**"]
+    if "memory_ratio" in fastest:
+        lines += ["", f"Peak memory, minibrain / PyTorch: **{fastest['memory_ratio']:.2f}**"]
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ def compiled(monkeypatch, tmp_path):
 
     class Pretence:
         version = (13, 1)
+        architectures = (75, 80, 90)
 
         def compile(self, text, name, options):
             calls.append(options)
@@ -161,20 +163,85 @@ def test_arrays_and_structs_arrive_as_they_are():
     assert dropout.tolist() == (2**64 - 1, 0, 2**32 - 1, 3, 2**15, 2)
 
 
-def test_a_launch_loads_a_file_once_and_in_the_type_of_its_arrays(compiled, monkeypatch):
-    loads, launches = [], []
+@pytest.mark.parametrize(
+    ("file", "architecture", "why"),
+    [
+        (
+            "conv_tiles",
+            "sm_75",
+            "bf16 needs a GPU of sm_80 or later, this one is sm_75; choose fp32",
+        ),
+        ("conv", "sm_70", "NVRTC 13.1 compiles for sm_75 to sm_90.*sm_70; install an older one"),
+        ("conv", "sm_121", "NVRTC 13.1 compiles for sm_75 to sm_90.*sm_121; install a newer one"),
+    ],
+)
+def test_a_gpu_too_old_or_too_new_is_one_clear_error(compiled, file, architecture, why):
+    with pytest.raises(InputError, match=why):
+        loader.cubin(file, "float", architecture)
+    assert not compiled
+
+
+def test_the_compiler_knows_what_it_compiles_for():
+    pytest.importorskip("cuda.pathfinder")
+    known = loader.Compiler().architectures
+    assert {80, 90} < set(known)
+    assert known == sorted(known)
+
+
+def test_the_compilers_other_half_is_loaded_first(monkeypatch, tmp_path):
+    """NVRTC 13.0 does not find it, where something else has loaded NVRTC before."""
+    names = ["libnvrtc-builtins.alt.so.13.0", "libnvrtc-builtins.so.13.0", "libnvrtc.so.13"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = SimpleNamespace(abs_path=str(tmp_path / names[-1]))
+    pathfinder = SimpleNamespace(load_nvidia_dynamic_lib=lambda name: found)
+    loads = []
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
+    monkeypatch.setattr(loader.ctypes, "CDLL", lambda path: loads.append(Path(path).name))
+    loader._nvrtc.__wrapped__()
+    assert loads == names[1:]
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A pretence of CuPy and of its device; what is loaded, allowed and launched."""
+    seen = SimpleNamespace(loads=[], allowed=[], launches=[], obstacle=None)
+
+    class CUDADriverError(RuntimeError):
+        pass
 
     class Module:
         def load(self, code):
-            loads.append(code)
+            if seen.obstacle:
+                raise CUDADriverError(seen.obstacle)
+            seen.loads.append(code)
 
         def get_function(self, kernel):
-            return lambda *arguments, **options: launches.append((kernel, arguments, options))
+            def function(*arguments, **options):
+                seen.launches.append((kernel, arguments, options))
 
-    device = SimpleNamespace(compute_capability="90", id=0)
-    cuda = SimpleNamespace(Device=lambda: device, Module=Module)
+            function.ptr = kernel
+            return function
+
+    seen.device = SimpleNamespace(
+        compute_capability="90", id=0, attributes={"MaxSharedMemoryPerBlockOptin": 232448}
+    )
+    driver = SimpleNamespace(
+        CUDADriverError=CUDADriverError,
+        funcSetAttribute=lambda *arguments: seen.allowed.append(arguments),
+    )
+    runtime = SimpleNamespace(driverGetVersion=lambda: 12040)
+    cuda = SimpleNamespace(
+        Device=lambda number=0: seen.device, Module=Module, driver=driver, runtime=runtime
+    )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     loader._function.cache_clear(), loader._module.cache_clear()
+    yield seen
+    loader._function.cache_clear(), loader._module.cache_clear()
+
+
+def test_a_launch_loads_a_file_once_and_in_the_type_of_its_arrays(compiled, pretended):
+    loads, launches = pretended.loads, pretended.launches
     x = standin.asarray(np.zeros(3, np.float32))
     short = x.astype(BFLOAT16)
     for array in (x, x, short):
@@ -186,7 +253,23 @@ def test_a_launch_loads_a_file_once_and_in_the_type_of_its_arrays(compiled, monk
     kernel, (grid, block, arguments), options = launches[0]
     assert (kernel, grid, block, options) == ("sum_loss", (2, 3), (32,), {"shared_mem": 64})
     assert arguments == (x, 5, 0.5, 0)
-    device.id = 1
+    pretended.device.id = 1
     loader.launch("loss.finish_loss", (1,), (1,), [x])
     assert len(loads) == 3
-    loader._function.cache_clear(), loader._module.cache_clear()
+
+
+def test_a_kernel_may_have_all_shared_memory_from_its_first_launch_on(compiled, pretended):
+    """What is allowed never shrinks: a graph goes on launching with what it was recorded with."""
+    x = standin.asarray(np.zeros(3, np.float32))
+    for shared_bytes in (0, 97536, 66048):
+        loader.launch("conv.correlate", (1,), (32,), [x], shared_bytes)
+    assert pretended.allowed == [("correlate", 8, 232448)]
+
+
+def test_a_driver_older_than_the_compiler_is_one_clear_error(compiled, pretended):
+    pretended.obstacle = "CUDA_ERROR_NO_BINARY_FOR_GPU"
+    expected = (
+        r"driver, for CUDA 12\.4, cannot load what NVRTC 13\.1 compiled.*NO_BINARY.*newer driver"
+    )
+    with pytest.raises(InputError, match=expected):
+        loader.launch("loss.finish_loss", (1,), (1,), [standin.asarray(np.zeros(3, np.float32))])

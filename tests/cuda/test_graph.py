@@ -248,6 +248,31 @@ def test_its_pool_gives_no_memory_back():
     assert sorted(freed) == [512, 1024]
 
 
+def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
+    taken = {"by others": 3, "by recordings": 0}
+
+    def memory(size):
+        if sum(taken.values()) + size > 4:
+            raise MemoryError
+        taken["by recordings"] += size
+
+    others = SimpleNamespace(free_all_blocks=lambda: taken.update({"by others": 0}))
+    cuda = SimpleNamespace(
+        Memory=memory,
+        MemoryPointer=lambda memory, offset: memory,
+        MemoryPool=standin.MemoryPool,
+        Stream=standin.Stream,
+    )
+    xp = SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: others)
+    pool = Recording(xp).pool
+    pool.malloc(1)
+    assert taken["by others"]
+    pool.malloc(3)
+    assert taken == {"by others": 0, "by recordings": 4}
+    with pytest.raises(MemoryError):
+        pool.malloc(1)
+
+
 @pytest.mark.parametrize("lasting", [False, True])
 def test_too_little_memory_while_recording(monkeypatch, lasting):
     """The step is taken without; if that fails too, one error says what to change."""

@@ -97,11 +97,17 @@ class Recording:
 
 
 def _pool_that_keeps_all(xp):
-    """A pool whose memory stays the device's when it runs out and would give back what is free."""
+    """A pool whose memory stays the device's when it runs out and would give back what is free. The
+    others' pool, where evaluation leaves its own, gives that back before it comes to this."""
     kept = []
 
     def allocate(size: int):
-        kept.append(xp.cuda.Memory(size))
+        try:
+            memory = xp.cuda.Memory(size)
+        except MemoryError:
+            xp.get_default_memory_pool().free_all_blocks()
+            memory = xp.cuda.Memory(size)
+        kept.append(memory)
         return xp.cuda.MemoryPointer(kept[-1], 0)
 
     return xp.cuda.MemoryPool(allocate)

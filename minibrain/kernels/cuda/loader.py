@@ -21,8 +21,9 @@ from minibrain.errors import InputError
 from minibrain.files import replacing
 
 SOURCES = Path(__file__).parent
-UNASKED_BYTES = 48 * 1024  # of shared memory; beyond, a kernel must be allowed to have more
-MOST_SHARED_BYTES = 8  # the driver's number of that attribute
+MOST_SHARED_BYTES = 8  # the driver's number of a kernel's attribute
+INLINE_PTX = "tensor_core.cuh"
+INLINE_PTX_NEEDS = 80  # of an architecture
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 OPTIONS = ("-std=c++17", "-default-device")
 DIGEST_SIZE = hashlib.sha256().digest_size
@@ -43,8 +44,6 @@ def launch(name: str, grid, block, arguments, shared_bytes: int = 0):
     device = cupy.cuda.Device()
     architecture = f"sm_{device.compute_capability}"
     function = _function(name, real_type(arguments), architecture, device.id)
-    if shared_bytes > UNASKED_BYTES:
-        cupy.cuda.driver.funcSetAttribute(function.ptr, MOST_SHARED_BYTES, shared_bytes)
     function(grid, block, tuple(map(packed, arguments)), shared_mem=shared_bytes)
 
 
@@ -71,9 +70,15 @@ def address(array) -> int:
 
 @cache
 def _function(name: str, real: str, architecture: str, device: int):
-    """A kernel on a device, as CuPy starts it."""
+    """A kernel on a device, as CuPy starts it. It may have all of a block's shared memory, from the
+    start: a launch that is recorded must not find less when it is repeated."""
+    import cupy
+
     file, _, kernel = name.partition(".")
-    return _module(file, real, architecture, device).get_function(kernel)
+    function = _module(file, real, architecture, device).get_function(kernel)
+    most = cupy.cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
+    cupy.cuda.driver.funcSetAttribute(function.ptr, MOST_SHARED_BYTES, most)
+    return function
 
 
 @cache
@@ -81,8 +86,16 @@ def _module(file: str, real: str, architecture: str, device: int):
     """All kernels of a file, loaded once for each device."""
     import cupy
 
-    module = cupy.cuda.Module()
-    module.load(cubin(file, real, architecture))
+    module, driver = cupy.cuda.Module(), cupy.cuda.driver
+    try:
+        module.load(cubin(file, real, architecture))
+    except driver.CUDADriverError as error:
+        compiler = ".".join(map(str, Compiler().version))
+        version = cupy.cuda.runtime.driverGetVersion()
+        raise InputError(
+            f"the driver, for CUDA {version // 1000}.{version % 1000 // 10}, cannot load "
+            f"what NVRTC {compiler} compiled ({error}); install a newer driver or an older NVRTC"
+        ) from error
     return module
 
 
@@ -96,7 +109,7 @@ def cubin(file: str, real: str, architecture: str) -> bytes:
 
     Raises
     ------
-    InputError : NVRTC cannot be found
+    InputError : NVRTC cannot be found or does not know the architecture, or that is too old
     RuntimeError : with the compiler's log, if the source does not compile
     """
     compiler = Compiler()
@@ -106,9 +119,25 @@ def cubin(file: str, real: str, architecture: str) -> bytes:
     path = _cache_folder() / f"{file}-{real}-{architecture}-{digest}.cubin"
     code = _read(path)
     if code is None:
+        _require_architecture(architecture, file, compiler)
         code, _ = compiler.compile(source(file), f"{file}.cu", options)
         _keep(path, code)
     return code
+
+
+def _require_architecture(architecture: str, file: str, compiler: "Compiler") -> None:
+    number, known = int(architecture.removeprefix("sm_")), compiler.architectures
+    if INLINE_PTX in source(file) and number < INLINE_PTX_NEEDS:
+        raise InputError(
+            f"precision bf16 needs a GPU of sm_{INLINE_PTX_NEEDS} or later, this one "
+            f"is {architecture}; choose fp32"
+        )
+    if number not in known:
+        version = ".".join(map(str, compiler.version))
+        raise InputError(
+            f"NVRTC {version} compiles for sm_{known[0]} to sm_{known[-1]}, this GPU is "
+            f"{architecture}; install {'a newer' if number > known[-1] else 'an older'} one"
+        )
 
 
 def _read(path: Path) -> bytes | None:
@@ -169,6 +198,15 @@ class Compiler:
         self._call("Version", *map(ctypes.byref, numbers))
         self.version = tuple(number.value for number in numbers)
 
+    @property
+    def architectures(self) -> list[int]:
+        """The numbers of those that it compiles for, in ascending order."""
+        count = ctypes.c_int()
+        self._call("GetNumSupportedArchs", ctypes.byref(count))
+        numbers = (ctypes.c_int * count.value)()
+        self._call("GetSupportedArchs", numbers)
+        return sorted(numbers)
+
     def compile(self, text: str, name: str, options) -> tuple[bytes, str]:
         """(cubin, log). Raises RuntimeError with the log if the text does not compile."""
         program = ctypes.c_void_p()
@@ -202,7 +240,10 @@ def _nvrtc():
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
-        return ctypes.CDLL(load_nvidia_dynamic_lib("nvrtc").abs_path)
+        path = Path(load_nvidia_dynamic_lib("nvrtc").abs_path)
+        for part in path.parent.glob("libnvrtc-builtins.so.*"):
+            ctypes.CDLL(str(part))  # which NVRTC 13.0 does not look for beside itself
+        return ctypes.CDLL(str(path))
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
