@@ -58,8 +58,14 @@ def _softmax_terms(dy, saved):
     return saved.y * (size + (size * saved.y).sum(axis=-1, keepdims=True))
 
 
-# of backwards whose result may be far smaller; what was saved is taken as it is, error and all
-TERMS = {"softmax": _softmax_terms}
+def _sigmoid_terms(dy, saved):
+    """The result itself: nothing cancels but in y's own error, which 1 − y lays bare."""
+    return np.abs(dy * saved.y * (1 - saved.y))
+
+
+# of backwards whose result may be far smaller than an error of the forward's, so that what was
+# saved is taken as it is
+TERMS = {"softmax": _softmax_terms, "sigmoid": _sigmoid_terms}
 
 
 def stored(name, arguments, dtype):
