@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from minibrain import models
 from minibrain.arrays import find_device, precision_dtype
-from minibrain.data import phantom, split
+from minibrain.data import phantom_task, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
 from minibrain.data.patches import PatchSamples
@@ -251,7 +251,7 @@ def _phantom_task(config: Config, parent: Path) -> Path:
     family, seed = config.phantom_family, config.phantom_seed
     name = f"phantom-{'x'.join(map(str, size))}-{cases}-{family}{seed}"
     folder = parent / name / "Task01_BrainTumour"
-    return phantom.write_task(folder, cases=cases, size=size, family=family, seed=seed)
+    return phantom_task.write_task(folder, cases=cases, size=size, family=family, seed=seed)
 
 
 def _select(cases, names: Sequence[str]) -> list:

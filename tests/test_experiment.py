@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from minibrain import experiment
-from minibrain.data import phantom, prepare
+from minibrain.data import phantom_task, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import confusions_of
@@ -29,7 +29,7 @@ TINY = {"epochs": 2, "batch_size": 3, "device": "cpu", "seed": 3}
 def task_folder(tmp_path_factory):
     """Ten small phantoms, one of them moved into another orientation."""
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
+    phantom_task.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_003.nii.gz"
         file = nibabel.load(path)
@@ -173,7 +173,7 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
     empty.mkdir()
     (empty / "dataset.json").write_text(json.dumps({"name": "x", "labels": {"0": "background"}}))
     corrupt = tmp_path / "corrupt"
-    phantom.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
+    phantom_task.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
     path = corrupt / "imagesTr" / "BRATS_002.nii.gz"
     path.write_bytes(path.read_bytes()[:-9])
     for arguments, named in (

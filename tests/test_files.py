@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minibrain import cli, files
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.data.decathlon import TaskError, open_task
 from minibrain.errors import InputError
 from minibrain.files import Lock, make_folder, read_json, replacing
@@ -141,7 +141,7 @@ def test_what_permissions_forbid_is_one_line_that_names_it(home, capsys):
     """With real permissions: nothing is faked."""
     locked, task = home / "locked", home / "task"
     make_folder(locked)
-    phantom.write_task(task, cases=1, size=(16, 16, 16), progress=False)
+    phantom_task.write_task(task, cases=1, size=(16, 16, 16), progress=False)
     programs = [
         ["inspect", str(task)],
         ["train", "--resume", f"{locked}/run"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from minibrain import cli
-from minibrain.data import nifti, phantom, split
+from minibrain.data import nifti, phantom_task, split
 from minibrain.errors import InputError
 from minibrain.evaluation.comparison import compare
 from minibrain.evaluation.judging import judge_predictions, judge_run
@@ -25,7 +25,7 @@ DROPPED = "BRATS_008"  # without any tumour
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    return phantom.write_task(folder, cases=8, size=(24, 24, 16), progress=False)
+    return phantom_task.write_task(folder, cases=8, size=(24, 24, 16), progress=False)
 
 
 def predict(task, folder, names, change):

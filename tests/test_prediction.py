@@ -16,7 +16,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from minibrain import cli, experiment, models
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.evaluation import judging
@@ -222,7 +222,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom.write_task(folder, cases=4, size=(32, 32, 16), progress=False)
+    phantom_task.write_task(folder, cases=4, size=(32, 32, 16), progress=False)
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_002.nii.gz"
         nibabel.save(reorient(nibabel.load(path), "PSL"), path)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from minibrain import cli, experiment, models
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.models import UNet
 from minibrain.optimizers import HalveOnPlateau
 from minibrain.runs import fitting, run_folder
@@ -26,7 +26,7 @@ CONFIG = experiment.Config(
 
 
 def write_data(folder):
-    return phantom.write_task(folder, cases=9, size=(16, 16, 16), progress=False)
+    return phantom_task.write_task(folder, cases=9, size=(16, 16, 16), progress=False)
 
 
 def install(set_attribute=setattr):
