@@ -16,11 +16,12 @@ from minibrain.data.decathlon import Case, Task, open_task, read_case
 from minibrain.data.prepare import prepare_image, restore
 from minibrain.data.prepared import Geometry
 from minibrain.errors import InputError
-from minibrain.experiment import make_model, read_config
+from minibrain.experiment import make_model
 from minibrain.files import make_folder, read_json
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
+from minibrain.runs.config import read_config
 from minibrain.runs.run_folder import require_run
 
 

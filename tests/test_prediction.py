@@ -25,6 +25,7 @@ from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.prediction import TrainedNetwork, find_cases, load_run, predict_files
 from minibrain.runs import checkpoint
+from minibrain.runs.config import CONFIGS, SMALL_2D, SMALL_3D
 
 AXIS_CODES = [
     tuple(pair[sign] for pair, sign in zip(axes, signs, strict=True))
@@ -213,9 +214,9 @@ def test_of_a_task_the_test_cases_are_predicted(tmp_path):
 # Of a run
 
 RUNS = {
-    "attention": replace(experiment.CONFIGS["brain_3d_attention_small"], epochs=1),
-    "patches": replace(experiment.SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
-    "slices": replace(experiment.SMALL_2D, epochs=1, channels=(2, 0), every=8),
+    "attention": replace(CONFIGS["brain_3d_attention_small"], epochs=1),
+    "patches": replace(SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
+    "slices": replace(SMALL_2D, epochs=1, channels=(2, 0), every=8),
 }
 
 
@@ -269,7 +270,7 @@ def begin_run(folder, config, channels="abc"):
 
 @pytest.fixture
 def run_folder(tmp_path):
-    return begin_run(tmp_path / "run", experiment.SMALL_3D)
+    return begin_run(tmp_path / "run", SMALL_3D)
 
 
 def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
@@ -295,7 +296,7 @@ def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
 def test_windows_are_those_of_the_training_unless_others_are_asked_for(
     arguments, patch_size, tmp_path
 ):
-    run = begin_run(tmp_path / "run", replace(experiment.SMALL_3D, patch_size=(8, 8, 12)))
+    run = begin_run(tmp_path / "run", replace(SMALL_3D, patch_size=(8, 8, 12)))
     image = write_image(tmp_path / "A.nii.gz")
     output = tmp_path / "out"
     command = ["predict", str(run), str(image), "--device", "cpu", "--output", str(output)]
@@ -308,7 +309,7 @@ def test_windows_are_those_of_the_training_unless_others_are_asked_for(
 
 
 def test_a_2d_network_takes_no_windows(tmp_path, capsys):
-    run = begin_run(tmp_path / "run", experiment.SMALL_2D)
+    run = begin_run(tmp_path / "run", SMALL_2D)
     command = ["predict", str(run), str(tmp_path), "--output", str(tmp_path / "out")]
     assert cli.main([*command, "--device", "cpu", "--patch-size", "8", "8", "8"]) == 2
     expected = "error: patch_size: got (8, 8, 8) for slices, expected it for volumes\n"
@@ -459,7 +460,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 )
 def test_a_full_size_case_needs_at_most_a_gigabyte(name, recipe, tmp_path, record_property):
     """From file to files. Nothing of the image is air: z-scores then keep all of it."""
-    config = replace(experiment.CONFIGS[name], recipe=recipe, patch_size=(96, 96, 96))
+    config = replace(CONFIGS[name], recipe=recipe, patch_size=(96, 96, 96))
     run = begin_run(tmp_path / "run", config, channels="abcd")
     image = np.random.default_rng(0).uniform(1, 2, (240, 240, 155, 4)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "case.nii")
