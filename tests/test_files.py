@@ -14,7 +14,7 @@ from minibrain import cli, files
 from minibrain.data import phantom_task
 from minibrain.data.decathlon import TaskError, open_task
 from minibrain.errors import InputError
-from minibrain.files import Lock, make_folder, read_json, replacing
+from minibrain.files import Lock, make_folder, read_json, replacing, require_writable
 from minibrain.runs.run_folder import RunFolder
 
 NOBODY = 65534
@@ -157,6 +157,8 @@ def test_what_permissions_forbid_is_one_line_that_names_it(home, capsys):
             lambda: RunFolder.claim(str(locked / "run"), "net"),
             lambda: RunFolder.claim(str(locked), "net"),
             lambda: make_folder(locked / "x"),
+            lambda: require_writable(locked),
+            lambda: require_writable(locked / "x" / "y"),
             lambda: files.write_json(locked / "x.json", {}),
         ):
             with pytest.raises(InputError, match=rf"^{locked}.*: cannot be .*: Permission denied$"):
