@@ -47,7 +47,8 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = error.strerror or f"{error}; is the disk full?"  # NumPy says how much was not
+        raise InputError(f"{path}: cannot be written: {reason}") from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -83,6 +83,14 @@ def test_a_folder_that_may_not_be_written_is_named(error, tmp_path, monkeypatch)
         Lock(tmp_path / ".lock")
 
 
+def test_what_numpy_could_not_write_is_no_riddle(tmp_path):
+    """`np.save` says of a full disk how many of its items are there, and neither file nor why."""
+    expected = rf"^{tmp_path}/a.npy: cannot be written: 9 requested and 5 written; is the disk full"
+    with pytest.raises(InputError, match=expected), replacing(tmp_path / "a.npy"):
+        raise OSError("9 requested and 5 written")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links and FIFOs as POSIX has them")
 def test_a_lock_that_is_no_plain_file_is_refused_and_harms_nothing(tmp_path):
     (tmp_path / "precious").write_text("data")
