@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minibrain import models
-from minibrain.arrays import find_device, precision_dtype
+from minibrain.arrays import precision_dtype
 from minibrain.data import phantom_task, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
@@ -27,10 +27,11 @@ from minibrain.inference import check_windows, predict_logits
 from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.runs import checkpoint
-from minibrain.runs.config import Config, check_config, read_config
+from minibrain.runs.config import Config, read_config, settled
 from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
+from minibrain.selftest import self_test
 
 
 def run(config: Config) -> Path:
@@ -46,8 +47,7 @@ def run(config: Config) -> Path:
     ------
     InputError : anything about data, device or folders that the user can mend
     """
-    check_config(config)
-    config = replace(config, device=find_device(config.device))
+    config = settled(config)
     if config.data:
         config = replace(config, data=os.path.abspath(config.data))
     with RunFolder.claim(config.output, config.network) as folder:
@@ -69,8 +69,7 @@ def resume(path: str, **changes) -> Path:
     """
     with RunFolder.reopen(path) as folder:
         config = replace(read_config(folder.config), output=str(folder.path), **changes)
-        check_config(config)
-        _run(replace(config, device=find_device(config.device)), folder)
+        _run(settled(config), folder)
     return folder.path
 
 
@@ -84,6 +83,8 @@ def _run(config: Config, folder: RunFolder) -> None:
 
     model, samples = make_model(config, task), _samples(config, train)
     check_windows(model, config.patch_size)
+    if config.device == "cuda":
+        _require_right(model, config)
     _print_memory(config, model, samples)
     # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -104,6 +105,17 @@ def _run(config: Config, folder: RunFolder) -> None:
     checkpoint.load_network(folder.best, model)
     unseen = test, prepared.dropped
     judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
+
+
+def _require_right(model, config: Config) -> None:
+    """Or a kernel that is wrong on this very GPU would train a network that is wrong."""
+    right, findings = self_test(model)
+    print(f"self-test in {config.precision} on {config.device}: {findings}")
+    if not right:
+        raise InputError(
+            f"device {config.device}: computes {config.precision} wrong ({findings}), expected "
+            "every operation of a training step to be right; try another --precision or --device"
+        )
 
 
 def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
-from minibrain.arrays import precision_dtype
+from minibrain.arrays import find_device, find_precision
 from minibrain.errors import InputError
 from minibrain.files import read_json
 
@@ -25,7 +25,7 @@ class Config:
     data: str | None = None
     output: str | None = None
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
     seed: int = 1748
     recipe: str = "reference"
     channels: tuple[int, ...] | None = None
@@ -92,15 +92,16 @@ def _fits(value, expected) -> bool:
     return type(value) is expected or (expected is float and type(value) is int)
 
 
-def check_config(config: Config) -> None:
-    """InputError about the first value that cannot be."""
+def settled(config: Config) -> Config:
+    """With the device and precision that "auto" stands for; InputError if something is wrong."""
     for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
         found = getattr(config, name)
         if found is not None and not 0 < found < float("inf"):
             raise InputError(f"{name}: got {found}, expected a finite number above 0")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
-    precision_dtype(config.precision)
     if config.patch_size is not None and config.channels is not None:
         found = config.patch_size
         raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
+    device = find_device(config.device)
+    return replace(config, device=device, precision=find_precision(config.precision, device))

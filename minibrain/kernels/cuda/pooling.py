@@ -4,7 +4,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
-from minibrain.kernels import takes_unwritten
+from minibrain.kernels import takes
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
@@ -15,10 +15,10 @@ from minibrain.kernels.cuda.arguments import (
     supported,
 )
 from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
-from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, UpsampleSaved
+from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, Pending, UpsampleSaved
 
 
-@takes_unwritten
+@takes(Pending, Joined)
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     if not _fits(x):
         return NotImplemented
@@ -67,7 +67,7 @@ def upsample_backward(dy, saved: UpsampleSaved):
     return dx
 
 
-@takes_unwritten
+@takes(Pending)
 def concat_forward(a, b):
     if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
         return NotImplemented
