@@ -182,7 +182,7 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
         (["--data", empty], "dataset.json"),
         (["--data", corrupt, "--output", tmp_path / "run"], "BRATS_002.nii.gz"),
         (["--epochs", "0", "--data", task_folder], "epochs"),
-        (["--data", ""], "no such folder"),
+        (["--data", ""], "argument data: is empty"),
         (["--data", task_folder, "--output", tmp_path / "empty" / "dataset.json" / "x"], "x"),
     ):
         result = run_example("train_3d.py", *arguments, folder=tmp_path)
