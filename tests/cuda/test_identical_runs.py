@@ -79,19 +79,19 @@ FAULTS = {
         """\
     lanes[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y > 0 || i >= rows * length) return;
-    for (int lane = 1; lane < LANES; ++lane) sum += lanes[lane][threadIdx.x];
+    if (threadIdx.y == 0)
+        for (int lane = 1; lane < LANES; ++lane) sum += lanes[lane][threadIdx.x];
+    return sum;
 """,
         """\
     lanes[0][threadIdx.x] = 0;
     __syncthreads();
     lanes[0][threadIdx.x] = float(lanes[0][threadIdx.x]) + float(sum);  // as atomicAdd would
     __syncthreads();
-    if (threadIdx.y > 0 || i >= rows * length) return;
-    sum = lanes[0][threadIdx.x];
+    return lanes[0][threadIdx.x];
 """,
     ),
-    "a sum left as memory was": ("    sums[i] = sum;", "    if (i) sums[i] = sum;"),
+    "a sum left as memory was": ("if (here && threadIdx.y", "if (i && here && threadIdx.y"),
 }
 
 
