@@ -25,7 +25,7 @@ from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.prediction import TrainedNetwork, find_cases, load_run, predict_files
 from minibrain.runs import checkpoint
-from minibrain.runs.config import CONFIGS, SMALL_2D, SMALL_3D
+from minibrain.runs.config import CONFIGS, SMALL_2D, SMALL_3D, settled
 
 AXIS_CODES = [
     tuple(pair[sign] for pair, sign in zip(axes, signs, strict=True))
@@ -258,7 +258,7 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
 def begin_run(folder, config, channels="abc"):
     """A run that has just begun, with a network that has learned nothing."""
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    (folder / "config.json").write_text(json.dumps(asdict(settled(config))))
     task = {"name": "x", "channels": list(channels), "classes": ["background", "tumour"]}
     (folder / "task.json").write_text(json.dumps(task))
     seen = len(config.channels or channels)
