@@ -25,7 +25,7 @@ NETWORKS = {
     "fp32": {"rank": 3, "channels": (4, 6), "norm": "instance"},
     "bf16": {"rank": 2, "channels": (16, 16), "norm": "batch"},
 }
-SIZES = {"fp32": (4, 12, 10), "bf16": (20, 20)}  # a weight's gradient is a sum of at least 4 parts
+SIZES = {"fp32": (4, 12, 10), "bf16": (20, 20)}  # sums over the voxels are of several parts
 
 
 def trained(model, size, steps=STEPS):
