@@ -41,7 +41,10 @@ def random_uint16(start: int, stop: int, key: tuple[int, int, int], xp):
         of no dimension
     xp : numpy or cupy, where the result is made
     """
-    seed, step, layer = (index(n.item() if hasattr(n, "item") else n) for n in key)
+    try:
+        seed, step, layer = (index(n.item() if hasattr(n, "item") else n) for n in key)
+    except (TypeError, ValueError):
+        raise ValueError(f"key must be three integers (seed, step, layer), got {key}") from None
     if not (0 <= seed <= LOW << 32 | LOW and 0 <= step <= LOW and 0 <= layer <= LOW):
         raise ValueError(f"key must be (seed < 2^64, step < 2^32, layer < 2^32), got {key}")
     block = xp.arange(start // 8, -(-stop // 8), dtype=xp.uint64)

@@ -1,6 +1,6 @@
 """The additive attention gate of a skip connection."""
 
-from minibrain.arrays import like, widened
+from minibrain.arrays import like, require_float, widened
 from minibrain.functional.activation import (
     relu_backward,
     relu_forward,
@@ -47,6 +47,10 @@ def attention_gate_forward(
             f"skip and signal must agree in all but their channels, got {skip.shape}, "
             f"{signal.shape}"
         )
+    point, features = (1,) * (skip.ndim - 2), skip_weight.shape[-1:]
+    require_float("skip_weight", skip_weight, (*point, skip.shape[-1], *features))
+    require_float("signal_weight", signal_weight, (*point, signal.shape[-1], *features))
+    require_float("score_weight", score_weight, (*point, *features, 1))
     from_skip, skip_saved = conv_forward(skip, skip_weight)
     from_signal, signal_saved = conv_forward(signal, signal_weight, bias)
     hidden, relu_saved = relu_forward(from_skip + from_signal)
@@ -60,6 +64,7 @@ def attention_gate_forward(
 def attention_gate_backward(dy, saved: AttentionGateSaved):
     """Gradients of attention_gate_forward, in the order of what went in."""
     skip, attention = saved.skip.x, saved.sigmoid.y
+    require_float("dy", dy, skip.shape)
     dattention = like((widened(dy) * skip).sum(axis=-1, keepdims=True), dy)
     dscore = sigmoid_backward(dattention, saved.sigmoid)
     dhidden, dscore_weight, dscore_bias = conv_backward(dscore, saved.score)

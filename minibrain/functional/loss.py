@@ -139,6 +139,8 @@ def _check(logits, labels):
             f"labels must be integers of shape {logits.shape[:-1]} for logits {logits.shape}, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
+    if not labels.size:
+        raise ValueError(f"labels {labels.shape} must not be empty")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[-1]:
         raise ValueError(f"labels must be in [0, {logits.shape[-1]}), got {low} to {high}")
