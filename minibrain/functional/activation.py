@@ -88,5 +88,7 @@ def dropout_backward(dy, saved: DropoutSaved):
 
 def _dropped(x, saved: DropoutSaved):
     """x / (1 − rate) where it is kept, and 0 elsewhere."""
+    if not saved.threshold:
+        return x.copy()  # nothing is dropped: no numbers need be drawn
     wide = widened(x)
     return like(wide * saved.factors(wide), x)
