@@ -36,8 +36,13 @@ def self_test(model: UNet) -> tuple[bool, str]:
 
 
 def worst_errors(run: Callable[[], object]) -> dict[str, float]:
-    """The largest error of every functional operation called while run() runs, see `call_error`."""
+    """The largest error of every functional operation called while run() runs, see `call_error`.
+
+    An operation made of others, such as an attention gate, rounds as often as they do: its error is
+    shared out among them.
+    """
     worst: dict[str, float] = {}
+    begins: list[float] = []
     checking = False
 
     def check(call: Call):
@@ -45,7 +50,9 @@ def worst_errors(run: Callable[[], object]) -> dict[str, float]:
         if checking or not hasattr(functional, call.name):  # the readable bodies call others
             return
         checking = True
-        worst[call.name] = max(call_error(call), worst.get(call.name, 0.0))
+        parts = sum(begin >= call.begin for begin in begins)
+        worst[call.name] = max(call_error(call) / (1 + parts), worst.get(call.name, 0.0))
+        begins.append(call.begin)
         checking = False
 
     with listening(check):

@@ -8,7 +8,14 @@ import pytest
 
 from minibrain import experiment, kernels
 from minibrain.errors import InputError
-from minibrain.functional import conv_backward, conv_forward, max_pool_forward, norm_relu_forward
+from minibrain.functional import (
+    attention_gate_backward,
+    attention_gate_forward,
+    conv_backward,
+    conv_forward,
+    max_pool_forward,
+    norm_relu_forward,
+)
 from minibrain.models import brain_2d_small, brain_3d_small
 from minibrain.selftest import TOLERANCE, self_test, worst_errors
 
@@ -58,6 +65,30 @@ def test_one_gradient_that_is_a_little_off_is_seen(monkeypatch, which):
     planted(monkeypatch, "conv_backward", change)
     errors = worst_errors(convolve)
     assert errors["conv_forward"] < TOLERANCE["float32"] < 5e-4 < errors["conv_backward"]
+
+
+def test_what_is_made_of_others_may_round_as_often_as_they_do(monkeypatch):
+    """And no more than that."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    skip, signal = normal(2, 16, 16, 16).astype(bfloat16), normal(2, 16, 16, 16).astype(bfloat16)
+    weights = normal(1, 1, 16, 8), normal(1, 1, 16, 8), normal(8), normal(1, 1, 8, 1), normal(1)
+
+    def step():
+        y, saved = attention_gate_forward(skip, signal, *weights)
+        attention_gate_backward(normal(*y.shape).astype(bfloat16), saved)
+
+    assert max(worst_errors(step).values()) < TOLERANCE["bfloat16"]
+    find, whole = kernels._find_twin, attention_gate_backward.reference
+
+    def wrong(*arguments):
+        dskip, *others = whole(*arguments)
+        return 1.05 * dskip, *others
+
+    monkeypatch.setattr(
+        kernels, "_find_twin", lambda *names: wrong if names[-1] == whole.__name__ else find(*names)
+    )
+    errors = worst_errors(step)
+    assert errors.pop("attention_gate_backward") > TOLERANCE["bfloat16"] > max(errors.values())
 
 
 def test_nan_is_not_right(monkeypatch):

@@ -14,7 +14,7 @@ from minibrain import kernels
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 from minibrain.memory import estimate_memory
-from minibrain.models import UNet, brain_3d
+from minibrain.models import UNet, brain_2d, brain_3d, brain_3d_attention
 from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
 from minibrain.selftest import self_test
 from minibrain.study.trace import trace_step
@@ -199,8 +199,9 @@ def test_loss_curves_agree_and_repeat(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
-def test_the_self_test_before_training_finds_the_kernels_right(dtype):
-    model = brain_3d(channels=(16, 32, 64), dropout=0.1, dtype=dtype)
+@pytest.mark.parametrize("network", [brain_3d, brain_2d, brain_3d_attention])
+def test_the_self_test_before_training_finds_the_kernels_right(network, dtype):
+    model = network(channels=(16, 32, 64), dropout=0.1, dtype=dtype)
     for parameter in model.named_parameters().values():
         parameter.value = on_device(parameter.value)
     with emulated() as emulator:
