@@ -166,10 +166,11 @@ class Adam:
     def _follow(self, gradients):
         """Keep moments and numbers where the gradients are, the moments in the widest of their
         dtypes."""
-        none, widest = gradients[0].ravel()[:0], np.result_type(*(g.dtype for g in gradients))
-        self.mean, self.square = (like(m, none.astype(widest)) for m in (self.mean, self.square))
+        empty, widest = gradients[0].ravel()[:0], np.result_type(*(g.dtype for g in gradients))
+        self.mean, self.square = (like(m, empty.astype(widest)) for m in (self.mean, self.square))
         self._steps, self._learning_rate = (
-            like(number, none.astype(number.dtype)) for number in (self._steps, self._learning_rate)
+            like(number, empty.astype(number.dtype))
+            for number in (self._steps, self._learning_rate)
         )
 
     def zero_grad(self):

@@ -16,7 +16,7 @@ from minibrain.saved import AttentionGateSaved
 def attention_gate_forward(
     skip, signal, skip_weight, signal_weight, bias, score_weight, score_bias
 ):
-    """Let through of every voxel of a skip connection as much as the signal asks for.
+    """Scale every voxel of a skip connection by how much the signal asks for it, from 0 to 1.
 
     score = score_bias + score_weight · relu(skip_weight · skip + signal_weight · signal + bias)
     y     = sigmoid(score) · skip
@@ -24,8 +24,8 @@ def attention_gate_forward(
     Parameters
     ----------
     skip : (N, *S, C) float array, what the encoder saw
-    signal : (N, *S, G), what is known from below; brought to the size of the skip before, so that
-        the scores need no resampling, as in the paper they do
+    signal : (N, *S, G), what is known from below, at the skip's size already: so the scores, unlike
+        the paper's, need no resampling
     skip_weight, signal_weight, bias : (*1, C, F), (*1, G, F), (F,), of 1^n convolutions
     score_weight, score_bias : (*1, F, 1), (1,)
 
@@ -36,7 +36,7 @@ def attention_gate_forward(
 
     Raises
     ------
-    ValueError : ranks, sizes or channel counts differ
+    ValueError : not floats, or ranks, sizes or channel counts differ
 
     References
     ----------

@@ -107,11 +107,16 @@ def cce_dice_loss_forward(
     ----------
     logits : (N, *S, C) float array
     labels : (N, *S) integers in [0, C)
+    smooth, per_sample : as in dice_loss_forward
 
     Returns
     -------
     loss : float64 scalar
     saved : CceDiceSaved
+
+    Raises
+    ------
+    ValueError : labels are not integers in [0, C) in the shape of the logits
     """
     cce, cce_saved = cross_entropy_forward(logits, labels)
     dice, dice_saved = dice_loss_forward(logits, labels, smooth=smooth, per_sample=per_sample)

@@ -32,7 +32,7 @@ def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
 
     Raises
     ------
-    ValueError : a sample has one voxel; gamma or beta does not fit
+    ValueError : x is not float; a sample has one voxel; gamma or beta does not fit
     """
     axes = tuple(range(1, x.ndim - 1))
     return _normalize(x, gamma, beta, *_statistics(x, axes), eps, axes)
@@ -65,7 +65,7 @@ def batch_norm_forward(
 
     Raises
     ------
-    ValueError : training with one value per channel; a parameter does not fit
+    ValueError : x is not float; training with one value per channel; a parameter does not fit
     """
     if training:
         axes = tuple(range(x.ndim - 1))
