@@ -12,6 +12,7 @@ import numpy as np
 from minibrain.errors import InputError
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}  # of activations
+FLOATS = ("bfloat16", "float16", "float32", "float64")
 BF16_CAPABILITY = 80  # the first with tensor cores for it
 
 
@@ -19,9 +20,15 @@ def array_module(x) -> ModuleType:
     """The module whose functions take x: numpy, or cupy for an array on a GPU.
 
     It is read off the array's own type, so cupy is never imported for an array that is not its.
+
+    Raises
+    ------
+    TypeError : x is a list, say
     """
     if isinstance(x, np.ndarray | np.generic):
         return np
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
@@ -114,6 +121,23 @@ def like(x, other):
 def widened(x):
     """bfloat16 as float32: it is only stored, and a result is rounded to it once."""
     return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+
+
+def require_float(name: str, x, shape: tuple[int, ...] | None = None) -> None:
+    """Require an array of floats, in this shape if one is given.
+
+    Without that, what is computed of integers would be cut to integers, and a gradient of another
+    shape would be broadcast: wrong results, and no error.
+
+    Raises
+    ------
+    ValueError : naming the argument, what it is and what was expected
+    """
+    kind = x.dtype.name if hasattr(x, "dtype") else f"a {type(x).__name__}"
+    if kind not in FLOATS:
+        raise ValueError(f"{name} must be an array of floats, got {kind}")
+    if shape is not None and x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {x.shape}")
 
 
 def channel_sum(x):

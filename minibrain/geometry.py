@@ -71,7 +71,7 @@ def conv_geometry(size, kernel_size, stride=1, padding: Padding = 0, dilation=1)
     ------
     ValueError : an argument has the wrong form, or an output axis would vanish.
     """
-    size, kernel, stride, padding, dilation = _arguments(
+    size, kernel, stride, padding, dilation = _each_per_axis(
         size, kernel_size, stride, padding, dilation
     )
     output = tuple(
@@ -91,7 +91,7 @@ def conv_transpose_geometry(
     ------
     ValueError : as conv_geometry; or output_padding is not below max(stride, dilation).
     """
-    size, kernel, stride, padding, dilation = _arguments(
+    size, kernel, stride, padding, dilation = _each_per_axis(
         size, kernel_size, stride, padding, dilation
     )
     extra = per_axis(output_padding, len(size), "output_padding", minimum=0)
@@ -108,11 +108,12 @@ def conv_transpose_geometry(
     return ConvGeometry(output, size, kernel, stride, padding, dilation)
 
 
-def _arguments(size, kernel_size, stride, padding, dilation):
-    size = tuple(size)
-    kernel = per_axis(kernel_size, len(size), "kernel_size")
-    stride = per_axis(stride, len(size), "stride")
-    dilation = per_axis(dilation, len(size), "dilation")
+def _each_per_axis(size, kernel_size, stride, padding, dilation):
+    rank = len(size)
+    size = per_axis(size, rank, "size", minimum=0)
+    kernel = per_axis(kernel_size, rank, "kernel_size")
+    stride = per_axis(stride, rank, "stride")
+    dilation = per_axis(dilation, rank, "dilation")
     return size, kernel, stride, padding_pairs(padding, kernel, stride, dilation), dilation
 
 

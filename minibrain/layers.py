@@ -39,7 +39,7 @@ from minibrain.saved import new_saved
 
 
 class Layer:
-    """A layer without parameters, as far as its parameters go."""
+    """What layers share: parameters by name, in the order in which their operation takes them."""
 
     def __init__(self, **parameters):
         self.parameters = {name: Parameter(value) for name, value in parameters.items()}
@@ -132,6 +132,8 @@ class BatchNorm(Layer):
 
 
 class ReLU(Layer):
+    """max(x, 0)."""
+
     def forward(self, x, training=False, step=0):
         return relu_forward(x)
 

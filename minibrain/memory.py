@@ -20,11 +20,14 @@ WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
 def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     """Bytes that training will need beside the program itself; rather too many than too few.
 
-    What network and loss save is measured on a small input and scaled by its voxels. To it come
-    parameters, gradients and Adam's state (four times the parameters, and three more while Adam
-    works or, if larger, three of the largest activation while an operation works, two on a CPU,
-    where a concatenation is never one array), a fifth of all for gaps between arrays, and the
-    blocks that fast twins work in.
+    It is the sum of
+
+    - what network and loss save, measured on a small input and scaled by its voxels;
+    - parameters, gradients and Adam's two moments: four times the parameters;
+    - what is at work: three times the parameters in Adam or, if that is more, three of the largest
+      activation in an operation (on a CPU two: a concatenation is never one array there);
+    - a fifth of all this, for gaps between arrays;
+    - the blocks that the fast twins of a CPU work in.
 
     Parameters
     ----------

@@ -95,6 +95,10 @@ class Adam:
     ----------
     parameters : Parameters, or a mapping from names to them
     learning_rate : may be changed between steps
+
+    Raises
+    ------
+    ValueError : there are no parameters
     """
 
     def __init__(
@@ -109,6 +113,8 @@ class Adam:
         if isinstance(parameters, Mapping):
             parameters = parameters.values()
         self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("parameters must hold one Parameter or more, got none")
         self.constants = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
         self._steps, self._learning_rate = np.array(0, np.uint32), np.array(learning_rate, float)
         gradients = [parameter.grad for parameter in self.parameters]
@@ -160,10 +166,11 @@ class Adam:
     def _follow(self, gradients):
         """Keep moments and numbers where the gradients are, the moments in the widest of their
         dtypes."""
-        none, widest = gradients[0].ravel()[:0], np.result_type(*(g.dtype for g in gradients))
-        self.mean, self.square = (like(m, none.astype(widest)) for m in (self.mean, self.square))
+        empty, widest = gradients[0].ravel()[:0], np.result_type(*(g.dtype for g in gradients))
+        self.mean, self.square = (like(m, empty.astype(widest)) for m in (self.mean, self.square))
         self._steps, self._learning_rate = (
-            like(number, none.astype(number.dtype)) for number in (self._steps, self._learning_rate)
+            like(number, empty.astype(number.dtype))
+            for number in (self._steps, self._learning_rate)
         )
 
     def zero_grad(self):
@@ -177,7 +184,7 @@ class HalveOnPlateau:
     ----------
     optimizer : has a learning_rate
     patience : epochs to wait
-    minimum : the learning rate is not halved below it
+    minimum : the learning rate is not halved below it; one that is lower already stays
     """
 
     def __init__(self, optimizer: Adam, patience: int = 5, minimum: float = 1e-6):
@@ -191,6 +198,6 @@ class HalveOnPlateau:
             return
         self.waited += 1
         if self.waited >= self.patience:
-            halved = self.optimizer.learning_rate / 2
-            self.optimizer.learning_rate = max(self.minimum, halved)
+            rate = self.optimizer.learning_rate
+            self.optimizer.learning_rate = min(rate, max(self.minimum, rate / 2))
             self.waited = 0

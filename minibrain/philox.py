@@ -18,6 +18,7 @@ def philox(counter, key):
     ----------
     counter : four uint64 arrays (or arrays and ints) with values below 2^32
     key : two ints below 2^32
+
     Returns
     -------
     four uint64 arrays with values below 2^32
@@ -40,8 +41,15 @@ def random_uint16(start: int, stop: int, key: tuple[int, int, int], xp):
     key : (seed, step, layer), seed below 2^64, step and layer below 2^32; the step may be an array
         of no dimension
     xp : numpy or cupy, where the result is made
+
+    Raises
+    ------
+    ValueError : the key is not as above
     """
-    seed, step, layer = (index(n.item() if hasattr(n, "item") else n) for n in key)
+    try:
+        seed, step, layer = (index(n.item() if hasattr(n, "item") else n) for n in key)
+    except (TypeError, ValueError):
+        raise ValueError(f"key must be three integers (seed, step, layer), got {key}") from None
     if not (0 <= seed <= LOW << 32 | LOW and 0 <= step <= LOW and 0 <= layer <= LOW):
         raise ValueError(f"key must be (seed < 2^64, step < 2^32, layer < 2^32), got {key}")
     block = xp.arange(start // 8, -(-stop // 8), dtype=xp.uint64)

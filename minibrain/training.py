@@ -28,7 +28,7 @@ def train_step(
     labels : (N, *S) integer classes
     step : number of this step, a part of the dropout key; on a GPU it may be there, in a uint32
         array of no dimension
-    clip_norm : largest norm of all gradients together; longer ones are scaled down to it
+    clip_norm : largest norm of all gradients together, above 0; longer ones are scaled down to it
 
     Returns
     -------
@@ -37,6 +37,7 @@ def train_step(
     Raises
     ------
     InputError : the memory does not suffice
+    ValueError : images or labels do not fit the model; clip_norm is not above 0
     """
     with _memory_error_explained(images.shape):
         images, labels = to_model(images, model), to_model(labels, model, labels.dtype)
@@ -46,6 +47,8 @@ def train_step(
 def take_step(model: UNet, optimizer: Adam, images, labels, step, clip_norm: float | None):
     """`train_step` with arrays on the model's device. Nothing here waits for a GPU: whether the
     step is taken is decided there. Returns the loss as an array of no dimension."""
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be above 0, got {clip_norm}")
     buffers = _running(model)
     before = [buffer.copy() for buffer in buffers]
     logits, saved = model.forward(images, training=True, step=step)

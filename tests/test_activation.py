@@ -323,6 +323,14 @@ def test_rate_0_is_exactly_the_identity(x, dtype):
     assert dropout_backward(x, saved).tobytes() == x.tobytes()
 
 
+def test_at_rate_0_no_numbers_are_drawn(monkeypatch):
+    monkeypatch.setattr("minibrain.saved.random_uint16", None)
+    x = np.ones((2, 3, 4))
+    y, _ = dropout_forward(x, 0.0, KEY)
+    assert y is not x
+    assert np.array_equal(y, x)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1, 2.5, float("nan"), float("inf")])
 def test_a_rate_outside_0_to_1_is_an_error(rate):
     with pytest.raises(ValueError, match="rate") as error:

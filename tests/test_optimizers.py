@@ -213,6 +213,15 @@ def test_the_rate_is_not_halved_below_the_minimum():
     assert schedule([1] * 5, patience=1, minimum=0.3) == [0.8, 0.4, 0.3, 0.3, 0.3]
 
 
+def test_a_rate_below_the_minimum_is_not_raised_to_it():
+    assert schedule([1] * 3, patience=1, minimum=2.0) == [0.8, 0.8, 0.8]
+
+
+def test_an_optimizer_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="parameters must hold one"):
+        Adam(iter(()))
+
+
 @pytest.mark.parametrize("loss", [nan, inf])
 def test_a_loss_that_is_not_finite_is_not_progress(loss):
     assert schedule([loss] * 2, patience=2) == [0.8, 0.4]

@@ -133,6 +133,17 @@ def test_long_gradients_are_clipped_to_the_norm(share):
         np.testing.assert_allclose(parameter.grad, min(share, 1) * free_gradient, rtol=1e-6)
 
 
+@pytest.mark.parametrize("clip_norm", [0, -1.0, np.nan])
+def test_a_norm_to_clip_to_is_above_0(clip_norm):
+    """Below, the step would lead uphill; of NaN, nothing would be left of the weights."""
+    network = tiny()
+    before, optimizer = weight_bytes(network), Adam(network.named_parameters())
+    with pytest.raises(ValueError, match=f"clip_norm must be above 0, got {clip_norm}"):
+        train_step(network, optimizer, *a_batch((2, 8, 8, 2), classes=3), 0, clip_norm=clip_norm)
+    assert weight_bytes(network) == before
+    assert optimizer.steps == 0
+
+
 def test_the_norm_of_large_gradients_does_not_overflow():
     assert gradient_norm([np.full(4, 1e25, np.float32)]) == pytest.approx(2e25)
     assert gradient_norm([np.array([np.inf], np.float32)]) == np.inf

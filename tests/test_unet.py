@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gradcheck import assert_gradient
 
+from minibrain.errors import InputError
 from minibrain.functional import (
     concat_forward,
     conv_forward,
@@ -444,6 +445,8 @@ def test_an_input_of_another_rank_or_channel_count_is_an_error(shape):
         ({"channels": (2, 3), "dropout": (0.1,)}, ["dropout", "1", "2"]),
         ({"dropout": 1.5}, ["dropout", "[0, 1)", "1.5"]),
         ({"channels": (2, 3), "dropout": (0.1, -0.2)}, ["dropout", "[0, 1)", "-0.2"]),
+        ({"channels": ()}, ["channels", "one level", "()"]),
+        ({"channels": (2, 0)}, ["channels", "above 0", "(2, 0)"]),
     ],
 )
 def test_bad_options_are_named(options, words):
@@ -451,6 +454,18 @@ def test_bad_options_are_named(options, words):
         UNet(2, 1, 2, **options)
     missing = [word for word in words if word not in str(error.value)]
     assert not missing, f"{missing} not in {error.value}"
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 2), (2, 0, 2), (2, 1, 0)])
+def test_sizes_of_nothing_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"rank, in_channels, classes .* must be above 0") as error:
+        UNet(*sizes)
+    assert ", ".join(map(str, sizes[:2])) in str(error.value)
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(InputError, match="not 'gpu'"):
+        UNet(2, 1, 2, channels=(2, 3)).to("gpu")
 
 
 def test_a_value_keeps_its_shape():

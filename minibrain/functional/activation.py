@@ -1,6 +1,6 @@
 """Elementwise operations, and softmax over the channels."""
 
-from minibrain.arrays import array_module, like, widened
+from minibrain.arrays import array_module, like, require_float, widened
 from minibrain.kernels import fast_twin
 from minibrain.saved import DropoutSaved, ReluSaved, SigmoidSaved, SoftmaxSaved
 
@@ -15,12 +15,14 @@ def relu_forward(x):
 @fast_twin
 def relu_backward(dy, saved: ReluSaved):
     """dx = dy where the output was positive; at 0 the derivative is taken as 0."""
+    require_float("dy", dy, saved.y.shape)
     return array_module(dy).where(saved.y > 0, dy, 0)
 
 
 @fast_twin
 def sigmoid_forward(x):
     """y = 1 / (1 + exp(−x)), for any finite x. Returns (y, saved), y in the shape of x."""
+    require_float("x", x)
     xp = array_module(x)
     y = like(xp.exp(-xp.logaddexp(0, -widened(x))), x)  # exp(−x) alone could overflow
     return y, SigmoidSaved(y)
@@ -29,6 +31,7 @@ def sigmoid_forward(x):
 @fast_twin
 def sigmoid_backward(dy, saved: SigmoidSaved):
     """dx = dy · y · (1 − y)."""
+    require_float("dy", dy, saved.y.shape)
     y = widened(saved.y)
     return like(widened(dy) * y * (1 - y), dy)
 
@@ -40,6 +43,7 @@ def softmax_forward(x):
     The largest x is subtracted first: the result is the same and exp cannot overflow.
     Returns (y, saved), y in the shape of x.
     """
+    require_float("x", x)
     wide = widened(x)
     y = array_module(x).exp(wide - wide.max(axis=-1, keepdims=True))
     y = like(y / y.sum(axis=-1, keepdims=True), x)
@@ -49,6 +53,7 @@ def softmax_forward(x):
 @fast_twin
 def softmax_backward(dy, saved: SoftmaxSaved):
     """dx[c] = y[c] · (dy[c] − Σ_j dy[j]·y[j])."""
+    require_float("dy", dy, saved.y.shape)
     y, dwide = widened(saved.y), widened(dy)
     return like(y * (dwide - (dwide * y).sum(axis=-1, keepdims=True)), dy)
 
@@ -59,7 +64,7 @@ def dropout_forward(x, rate: float, key: tuple):
 
     Parameters
     ----------
-    x : array of any shape
+    x : float array of any shape
     rate : in [0, 1), rounded to a multiple of 2^-16
     key : (seed, step, layer), which alone decide the mask; the step may be an array of no dimension
 
@@ -68,6 +73,7 @@ def dropout_forward(x, rate: float, key: tuple):
     y : in the shape of x
     saved : DropoutSaved, the key and not the mask
     """
+    require_float("x", x)
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
     saved = DropoutSaved(rate, key)
@@ -82,5 +88,7 @@ def dropout_backward(dy, saved: DropoutSaved):
 
 def _dropped(x, saved: DropoutSaved):
     """x / (1 − rate) where it is kept, and 0 elsewhere."""
+    if not saved.threshold:
+        return x.copy()  # nothing is dropped: no numbers need be drawn
     wide = widened(x)
     return like(wide * saved.factors(wide), x)

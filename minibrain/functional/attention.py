@@ -1,6 +1,6 @@
 """The additive attention gate of a skip connection."""
 
-from minibrain.arrays import like, widened
+from minibrain.arrays import like, require_float, widened
 from minibrain.functional.activation import (
     relu_backward,
     relu_forward,
@@ -16,7 +16,7 @@ from minibrain.saved import AttentionGateSaved
 def attention_gate_forward(
     skip, signal, skip_weight, signal_weight, bias, score_weight, score_bias
 ):
-    """Let through of every voxel of a skip connection as much as the signal asks for.
+    """Scale every voxel of a skip connection by how much the signal asks for it, from 0 to 1.
 
     score = score_bias + score_weight · relu(skip_weight · skip + signal_weight · signal + bias)
     y     = sigmoid(score) · skip
@@ -24,8 +24,8 @@ def attention_gate_forward(
     Parameters
     ----------
     skip : (N, *S, C) float array, what the encoder saw
-    signal : (N, *S, G), what is known from below; brought to the size of the skip before, so that
-        the scores need no resampling, as in the paper they do
+    signal : (N, *S, G), what is known from below, at the skip's size already: so the scores, unlike
+        the paper's, need no resampling
     skip_weight, signal_weight, bias : (*1, C, F), (*1, G, F), (F,), of 1^n convolutions
     score_weight, score_bias : (*1, F, 1), (1,)
 
@@ -36,7 +36,7 @@ def attention_gate_forward(
 
     Raises
     ------
-    ValueError : ranks, sizes or channel counts differ
+    ValueError : not floats, or ranks, sizes or channel counts differ
 
     References
     ----------
@@ -47,6 +47,10 @@ def attention_gate_forward(
             f"skip and signal must agree in all but their channels, got {skip.shape}, "
             f"{signal.shape}"
         )
+    point, features = (1,) * (skip.ndim - 2), skip_weight.shape[-1:]
+    require_float("skip_weight", skip_weight, (*point, skip.shape[-1], *features))
+    require_float("signal_weight", signal_weight, (*point, signal.shape[-1], *features))
+    require_float("score_weight", score_weight, (*point, *features, 1))
     from_skip, skip_saved = conv_forward(skip, skip_weight)
     from_signal, signal_saved = conv_forward(signal, signal_weight, bias)
     hidden, relu_saved = relu_forward(from_skip + from_signal)
@@ -60,6 +64,7 @@ def attention_gate_forward(
 def attention_gate_backward(dy, saved: AttentionGateSaved):
     """Gradients of attention_gate_forward, in the order of what went in."""
     skip, attention = saved.skip.x, saved.sigmoid.y
+    require_float("dy", dy, skip.shape)
     dattention = like((widened(dy) * skip).sum(axis=-1, keepdims=True), dy)
     dscore = sigmoid_backward(dattention, saved.sigmoid)
     dhidden, dscore_weight, dscore_bias = conv_backward(dscore, saved.score)

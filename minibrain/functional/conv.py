@@ -17,7 +17,7 @@ from math import prod
 
 import numpy as np
 
-from minibrain.arrays import array_module, channel_sum, like, widened
+from minibrain.arrays import array_module, channel_sum, like, require_float, widened
 from minibrain.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from minibrain.kernels import fast_twin
 from minibrain.saved import ConvSaved
@@ -44,7 +44,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
 
     Raises
     ------
-    ValueError : ranks or channel counts differ, or an output axis would be < 1
+    ValueError : not floats, ranks or channel counts differ, or an output axis would be < 1
     """
     _check(x, weight, bias, inputs=-2, outputs=-1)
     geometry = conv_geometry(x.shape[1:-1], weight.shape[:-2], stride, padding, dilation)
@@ -58,6 +58,7 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     dx is None without input_gradient.
     """
     x, weight, geometry = saved
+    require_float("dy", dy, (len(x), *geometry.output_size, weight.shape[-1]))
     dy = like(dy, x)  # a loss's gradient is float32 where x is bfloat16
     dx = spread(dy, weight, geometry) if input_gradient else None
     return dx, weight_gradient(x, dy, geometry), channel_sum(dy)
@@ -87,7 +88,7 @@ def conv_transpose_forward(
 
     Raises
     ------
-    ValueError : ranks or channel counts differ, or an output axis would be < 1
+    ValueError : not floats, ranks or channel counts differ, or an output axis would be < 1
     """
     _check(x, weight, bias, inputs=-1, outputs=-2)
     geometry = conv_transpose_geometry(
@@ -100,6 +101,7 @@ def conv_transpose_forward(
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     """Gradients of conv_transpose_forward, as conv_backward returns them."""
     x, weight, geometry = saved
+    require_float("dy", dy, (len(x), *geometry.input_size, weight.shape[-2]))
     dy = like(dy, x)
     dx = correlate(dy, weight, geometry) if input_gradient else None
     return dx, weight_gradient(dy, x, geometry), channel_sum(dy)
@@ -176,6 +178,8 @@ def _pad(x, geometry: ConvGeometry):
 
 
 def _check(x, weight, bias, inputs: int, outputs: int):
+    require_float("x", x)
+    require_float("weight", weight)
     if x.ndim < 3 or weight.ndim != x.ndim:
         raise ValueError(
             "x must be (N, *S, C) and weight have one kernel axis per spatial axis and two channel "
@@ -187,5 +191,5 @@ def _check(x, weight, bias, inputs: int, outputs: int):
         raise ValueError(
             f"x has {x.shape[-1]} channels, but weight {weight.shape} takes {weight.shape[inputs]}"
         )
-    if bias is not None and bias.shape != (weight.shape[outputs],):
-        raise ValueError(f"bias must have shape {(weight.shape[outputs],)}, got {bias.shape}")
+    if bias is not None:
+        require_float("bias", bias, (weight.shape[outputs],))

@@ -1,6 +1,6 @@
 """Operations that follow each other in a network, as one pair: a twin can do them in one go."""
 
-from minibrain.arrays import array_module, like, widened
+from minibrain.arrays import array_module, like, require_float, widened
 from minibrain.functional.activation import dropout_forward, relu_forward
 from minibrain.functional.normalization import instance_norm_backward, instance_norm_forward
 from minibrain.kernels import fast_twin
@@ -41,5 +41,6 @@ def norm_relu_backward(dy, saved: NormReluSaved):
 
     A result above 0 passed the ReLU and was kept by dropout, any other did not: no mask is needed.
     """
+    require_float("dy", dy, saved.y.shape)
     dy = array_module(dy).where(saved.y > 0, widened(dy), 0) * saved.dropout.scale
     return instance_norm_backward(dy, saved.norm)

@@ -107,11 +107,16 @@ def cce_dice_loss_forward(
     ----------
     logits : (N, *S, C) float array
     labels : (N, *S) integers in [0, C)
+    smooth, per_sample : as in dice_loss_forward
 
     Returns
     -------
     loss : float64 scalar
     saved : CceDiceSaved
+
+    Raises
+    ------
+    ValueError : labels are not integers in [0, C) in the shape of the logits
     """
     cce, cce_saved = cross_entropy_forward(logits, labels)
     dice, dice_saved = dice_loss_forward(logits, labels, smooth=smooth, per_sample=per_sample)
@@ -139,6 +144,8 @@ def _check(logits, labels):
             f"labels must be integers of shape {logits.shape[:-1]} for logits {logits.shape}, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
+    if not labels.size:
+        raise ValueError(f"labels {labels.shape} must not be empty")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[-1]:
         raise ValueError(f"labels must be in [0, {logits.shape[-1]}), got {low} to {high}")

@@ -11,7 +11,7 @@ Source: Ioffe & Szegedy, arXiv:1502.03167; Ulyanov et al., arXiv:1607.08022.
 
 import numpy as np
 
-from minibrain.arrays import array_module, channel_sum, like, widened
+from minibrain.arrays import array_module, channel_sum, like, require_float, widened
 from minibrain.kernels import fast_twin
 from minibrain.saved import NormSaved
 
@@ -32,7 +32,7 @@ def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
 
     Raises
     ------
-    ValueError : a sample has one voxel; gamma or beta does not fit
+    ValueError : x is not float; a sample has one voxel; gamma or beta does not fit
     """
     axes = tuple(range(1, x.ndim - 1))
     return _normalize(x, gamma, beta, *_statistics(x, axes), eps, axes)
@@ -65,13 +65,15 @@ def batch_norm_forward(
 
     Raises
     ------
-    ValueError : training with one value per channel; a parameter does not fit
+    ValueError : x is not float; training with one value per channel; a parameter does not fit
     """
     if training:
         axes = tuple(range(x.ndim - 1))
         return _normalize(x, gamma, beta, *_statistics(x, axes), eps, axes)
     if running_mean is None or running_variance is None:
         raise ValueError("batch norm without training needs running_mean and running_variance")
+    require_float("running_mean", running_mean, x.shape[-1:])
+    require_float("running_variance", running_variance, x.shape[-1:])
     return _normalize(x, gamma, beta, running_mean, running_variance, eps, axes=())
 
 
@@ -87,6 +89,7 @@ def _statistics(x, axes):
     Values are taken relative to the first one, so that the mean of a constant channel is exactly
     its value and its variance exactly 0, whatever rounding does to the sum.
     """
+    require_float("x", x)
     count = np.prod([x.shape[axis] for axis in axes])
     if count < 2:
         raise ValueError(f"one value per channel cannot be normalised: x has shape {x.shape}")
@@ -99,9 +102,8 @@ def _statistics(x, axes):
 
 
 def _normalize(x, gamma, beta, mean, variance, eps, axes):
-    for name, value in (("gamma", gamma), ("beta", beta)):
-        if value.shape != x.shape[-1:]:
-            raise ValueError(f"{name} must have shape {x.shape[-1:]}, got {value.shape}")
+    require_float("gamma", gamma, x.shape[-1:])
+    require_float("beta", beta, x.shape[-1:])
     inv_std = 1 / array_module(x).sqrt(variance + eps)
     y = (widened(x) - mean) * inv_std * gamma + beta
     return like(y, x), NormSaved(x, gamma, mean, variance, inv_std, axes)
@@ -111,6 +113,7 @@ def _normalize_backward(dy, saved: NormSaved):
     """x̂ depends on x directly and through mean and variance, which take out of dx̂ all that a
     shift or a scaling of x could have caused: its mean, and its component along x̂."""
     x, gamma, mean, _, inv_std, axes = saved
+    require_float("dy", dy, x.shape)
     dy, xhat = widened(dy), (widened(x) - mean) * inv_std
     dxhat = dy * gamma
     if axes:  # given statistics are constants: nothing flows through them

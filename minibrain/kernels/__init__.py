@@ -55,25 +55,35 @@ def fast_twin(reference):
 
     @wraps(reference)
     def fast(*arguments, **options):
-        twin = _find_twin(array_module(_first_array(arguments)).__name__, module, name)
+        twin = _find_twin(_array_package(arguments), module, name)
         if twin is None:
             return NotImplemented
         return twin(*written(arguments, getattr(twin, "takes", ())), **options)
 
     @wraps(reference)
     def operation(*arguments, **options):
+        _check_saved(reference, arguments)
         begin = time.perf_counter()
         result, who = fast(*arguments, **options), "fast"
         if result is NotImplemented:
             result, who = reference(*written(arguments), **options), "reference"
         if listeners:
-            end = _time_when_done(_first_array(arguments))
+            end = _time_when_done(_array_package(arguments))
             for listen in tuple(listeners):
                 listen(Call(name, who, arguments, options, result, begin, end))
         return result
 
     operation.reference, operation.fast = reference, fast
     return operation
+
+
+def _check_saved(backward, arguments):
+    """Require what the forward of the same operation has saved: a network that pops it in the
+    wrong order should hear of that, and not of a tuple that cannot be unpacked."""
+    kind = backward.__annotations__.get("saved")
+    if kind and len(arguments) > 1 and not isinstance(arguments[1], kind):
+        found = type(arguments[1]).__name__
+        raise TypeError(f"{backward.__name__}: saved must be a {kind.__name__}, got {found}")
 
 
 def takes(*kinds):
@@ -89,7 +99,7 @@ def takes(*kinds):
 def written(value, but=()):
     """The value with arrays in place of every `saved.DuckArray` in it, but those of some kinds."""
     if isinstance(value, DuckArray) and not isinstance(value, but):
-        write = _find_twin(array_module(_first_array([value])).__name__, "unwritten", "write")
+        write = _find_twin(_array_package([value]), "unwritten", "write")
         return write(value) if write else value.write()
     if isinstance(value, tuple):
         items = [written(item, but) for item in value]
@@ -120,6 +130,12 @@ def _first_array(values):
     return None
 
 
+def _array_package(values) -> str:
+    """ "numpy" or "cupy", by the first array among them; "" if there is none."""
+    array = _first_array(values)
+    return "" if array is None else array_module(array).__name__
+
+
 @cache
 def _find_twin(array_package: str, module: str, name: str):
     device = DEVICES.get(array_package)
@@ -129,11 +145,10 @@ def _find_twin(array_package: str, module: str, name: str):
     return getattr(import_module(path), name, None)
 
 
-def _time_when_done(array) -> float:
+def _time_when_done(array_package: str) -> float:
     """Now, after a GPU has done what it was given."""
-    xp = array_module(array)
-    if DEVICES.get(xp.__name__) == "cuda":
-        xp.cuda.get_current_stream().synchronize()
+    if DEVICES.get(array_package) == "cuda":
+        sys.modules[array_package].cuda.get_current_stream().synchronize()
     return time.perf_counter()
 
 

@@ -53,7 +53,7 @@ def brain_2d_small(**overrides) -> UNet:
 
 
 def _options_3d(*, channels=CHANNELS, **overrides) -> dict:
-    """Fewer levels have the upper ones' rates of dropout, more repeat the last."""
+    """With fewer levels the first rates of dropout are used, with more the last is repeated."""
     last = len(DROPOUT) - 1
     options = {
         "in_channels": 4,

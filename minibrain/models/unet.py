@@ -9,7 +9,7 @@ Source: Ronneberger et al., arXiv:1505.04597; Çiçek et al., arXiv:1606.06650.
 
 import numpy as np
 
-from minibrain.arrays import to_device
+from minibrain.arrays import find_device, to_device
 from minibrain.geometry import require_multiple
 from minibrain.layers import (
     BatchNorm,
@@ -46,6 +46,10 @@ class UNet:
     plain_end : the last convolution before the head has neither norm nor ReLU
     seed : of the initial weights and the dropout masks
     dtype : of the activations; with bfloat16 the parameters are float32
+
+    Raises
+    ------
+    ValueError : an argument is not as above
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class UNet:
         self.rank, self.in_channels, self.classes = rank, in_channels, classes
         self.levels, self.initializer, self.dtype = len(channels), initializer, np.dtype(dtype)
         rates = (dropout,) * self.levels if np.isscalar(dropout) else tuple(dropout)
-        _check_options(norm, up, initializer, channels, rates)
+        _check_sizes(rank, in_channels, classes, channels, rates)
+        _check_names(norm, up, initializer)
         parameter_dtype = np.result_type(dtype, np.float32)
         make = _Maker(rank, norm, INITIALIZERS[initializer], seed, parameter_dtype)
 
@@ -167,7 +172,13 @@ class UNet:
         return self._named("buffers")
 
     def to(self, device: str):
-        """Move every parameter and buffer to "cpu" or "cuda"; returns the network."""
+        """Move every parameter and buffer to "cpu" or "cuda"; returns the network.
+
+        Raises
+        ------
+        InputError : there is no such device
+        """
+        device = find_device(device)
         for parameter in (self.named_parameters() | self.named_buffers()).values():
             parameter.value = to_device(parameter.value, device)
         return self
@@ -242,7 +253,19 @@ class _Maker:
         return Conv(glorot_uniform(self.rng, shape, self.dtype))
 
 
-def _check_options(norm, up, initializer, channels, rates):
+def _check_sizes(rank, in_channels, classes, channels, rates):
+    if not channels or min(rank, in_channels, classes, *channels) < 1:
+        raise ValueError(
+            "rank, in_channels, classes and the channels of one level or more must be above 0, "
+            f"got {rank}, {in_channels}, {classes} and {channels}"
+        )
+    if len(rates) != len(channels):
+        raise ValueError(f"dropout needs one rate per level, got {len(rates)} for {len(channels)}")
+    if not all(0 <= rate < 1 for rate in rates):
+        raise ValueError(f"dropout rates must be in [0, 1), got {rates}")
+
+
+def _check_names(norm, up, initializer):
     for name, value, allowed in (
         ("norm", norm, NORMS),
         ("up", up, ("transposed", "nearest")),
@@ -250,9 +273,3 @@ def _check_options(norm, up, initializer, channels, rates):
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    if not channels or not all(0 <= rate < 1 for rate in rates):
-        raise ValueError(
-            f"channels needs a level and dropout rates in [0, 1), got {channels} and {rates}"
-        )
-    if len(rates) != len(channels):
-        raise ValueError(f"dropout needs one rate per level, got {len(rates)} for {len(channels)}")

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import trange
 
 from minibrain import models
-from minibrain.arrays import find_device, to_host
+from minibrain.arrays import to_host
 from minibrain.data import phantom, prepare
 from minibrain.data.decathlon import open_task, read_case
 from minibrain.errors import InputError
@@ -47,10 +47,11 @@ def explain(
     data : "TASK/CASE", folder of a task and name of a labelled case in it; None makes a phantom
     steps : before the traced one, so that activations and gradients mean something
     output : the page, or, if its name ends in .json, the record of the step alone
+    device : "auto", "cpu" or "cuda"
 
     Raises
     ------
-    InputError : an unknown network, task or case; a folder that is not there; steps below 0
+    InputError : an unknown network, task, case or device; a folder that is not there; steps below 0
     """
     path = Path(output)
     if network not in CONFIGS:
@@ -59,7 +60,7 @@ def explain(
         raise InputError(f"steps: got {steps}, expected 0 or more")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: cannot be written, expected a file in a folder that is there")
-    model = getattr(models, network)().to(find_device(device))
+    model = getattr(models, network)().to(device)
     case = load_case(data, CONFIGS[network].channels if model.rank == 2 else None, model.rank)
     trace, scene = _learn_and_trace(model, case, steps)
     print(trace)

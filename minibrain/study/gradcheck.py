@@ -14,7 +14,8 @@ Why it is done just so:
 - float64 and ε = 1e-6. Smaller, and the rounding of forward, divided by ε, is all that is left;
   larger, and the curvature shows. In float32 no ε is good at both.
 - At a kink of ReLU or max-pool there is no slope. The differences of two ε then disagree with each
-  other too, and another u is drawn.
+  other too, and another u is drawn. A point on the very kink cannot be told from a wrong gradient,
+  so x is random as well: zeros before a ReLU, or equal values before a max-pool, are "wrong".
 """
 
 from collections.abc import Callable, Mapping
@@ -49,7 +50,7 @@ def gradcheck(
     ----------
     forward : (*arrays) -> (y, saved), y an array or a number
     backward : (dy, saved) -> the gradients of all arrays in their order, or the gradient of one
-    arrays : float64 arrays by name, where the derivative is taken
+    arrays : float64 arrays by name, where the derivative is taken; random, to lie on no kink
     seed : of dy and the directions
 
     Raises

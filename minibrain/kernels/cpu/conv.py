@@ -71,6 +71,8 @@ def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
     if not (_supported(x, weight) and dy.dtype == np.float32 and _apart(geometry)):
         return NotImplemented
+    if dy.shape != (x.shape[0], *geometry.input_size, weight.shape[-2]):
+        return NotImplemented
     dx, dweight = _take(dy, x, weight, geometry)
     return dx if input_gradient else None, dweight, channel_sum(dy)
 

@@ -52,7 +52,7 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
 
 def norm_relu_backward(dy, saved: NormReluSaved):
     (x, gamma, mean, _, inv_std, axes), y, dropout = saved
-    if not _supported(x, gamma, gamma) or dy.dtype != np.float32:
+    if not _supported(x, gamma, gamma) or dy.dtype != np.float32 or dy.shape != x.shape:
         return NotImplemented
     dy = np.ascontiguousarray(dy)
     dx = empty(x.shape)
