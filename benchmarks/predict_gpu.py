@@ -19,8 +19,8 @@ PRODUCTS = 370e12  # operations a second with mma.sync, assumed; wgmma on large 
 L2, MEMORY = 5.5e12, 4.3e12  # bytes a second: assumed, measured
 PRODUCT = 2 * 16 * 8 * 16  # operations of one multiply_add
 INSTRUCTIONS = 132 * 4 * 32 * 1.7e9  # of single threads, a second
-# instructions for eight channels of a voxel, and for their dropout: assumed
-ACTIVATE, DRAW = 60, 100
+# instructions for eight channels of a voxel, for their dropout, and for the sums over them: assumed
+ACTIVATE, DRAW, SUM = 60, 100, 36
 
 SIZE, BATCH, CHANNELS, INPUTS, CLASSES = (160, 160, 128), 2, (16, 32, 64, 128, 256), 4, 4
 
@@ -46,7 +46,10 @@ def passes():
     sizes = [2 * count * channels for count, channels in zip(voxels, CHANNELS, strict=True)]
     # two norms in an encoder's level, three in a decoder's; the last of all is left out
     normed = sum(5 * size for size in sizes) - 3 * sizes[-1] - sizes[0]
-    yield "norms", normed, 5 * normed
+    summed = [  # by the convolution; nobody norms that of the last block
+        sizes[level] for _, kind, level, inputs, *_ in layers() if is_by_planes(kind, inputs)
+    ][:-1]
+    yield "norms", normed - sum(summed), 5 * normed
     pooled = sum(sizes[:-1])  # and an eighth as many values, each with a byte of its winner
     yield "pools", pooled * (1 + 1 / 8 + 1 / 16), pooled * (1 + 1 / 8 + 1 / 16)
     yield "skips", 0, pooled  # read where they lie, by the pools
@@ -60,11 +63,15 @@ def seconds(products=0, l2=0, memory=0, instructions=0):
     return max(computing, l2 / L2, memory / MEMORY)
 
 
+def is_by_planes(kind, inputs):
+    return kind == "conv" and inputs <= conv_planes.MOST_INPUTS
+
+
 def planes_of_tiles(size, height):
     return BATCH * size[0] * ceil_divide(size[1], height) * ceil_divide(size[2], conv_planes.WIDTH)
 
 
-def by_planes(size, inputs, outputs, pending=0):
+def by_planes(size, inputs, outputs, pending=0, summed=0):
     chunk = next(count for count in (32, 16, 4) if inputs % count == 0)
     steps, taps = max(1, inputs // 16), 9 if inputs == 4 else 27
     shared = 2 * conv_planes._tile_bytes(chunk, 18, 18) + taps * steps * 512
@@ -73,8 +80,10 @@ def by_planes(size, inputs, outputs, pending=0):
     share = ceil_divide(planes, blocks // groups)
     loaded = groups * planes * (1 + 2 / share)  # every segment begins and ends with a plane more
     moved = 2 * BATCH * prod(size) * (inputs + outputs)
-    activated = loaded * 324 * inputs / 8 * pending
-    return seconds(loaded * steps * taps * 32, loaded * 324 * max(inputs, 8) * 2, moved, activated)
+    instructions = loaded * 324 * inputs / 8 * pending + planes * 256 * outputs / 8 * summed
+    return seconds(
+        loaded * steps * taps * 32, loaded * 324 * max(inputs, 8) * 2, moved, instructions
+    )
 
 
 def gradient_by_planes(size, inputs, outputs, pending=0):
@@ -101,8 +110,9 @@ def by_tiles(positions, rows, outputs, moved):
 
 def times(kind, size, inputs, outputs, pending):
     """(forward, data gradient, weight gradient), in seconds."""
-    by_planes_all = kind == "conv" and inputs <= conv_planes.MOST_INPUTS
-    if pending and not (by_planes_all and outputs <= conv_planes.MOST_OUTPUTS_UNWRITTEN):
+    if pending and not (
+        is_by_planes(kind, inputs) and outputs <= conv_planes.MOST_OUTPUTS_UNWRITTEN
+    ):
         forward, back, gradient = times(kind, size, inputs, outputs, 0)
         write = seconds(memory=2 * 2 * BATCH * prod(size) * inputs)
         return forward + write, back, gradient + write
@@ -120,7 +130,7 @@ def times(kind, size, inputs, outputs, pending):
         moved = 2 * voxels * (inputs + outputs)
         forward = by_tiles(voxels, 27 * inputs, outputs, moved)
     else:
-        forward = by_planes(size, inputs, outputs, pending)
+        forward = by_planes(size, inputs, outputs, pending, SUM)
     if inputs == INPUTS:
         back = 0  # nobody asks for the gradient of the images
     elif outputs > conv_planes.MOST_INPUTS:

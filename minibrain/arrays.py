@@ -12,6 +12,7 @@ import numpy as np
 from minibrain.errors import InputError
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}  # of activations
+BF16_CAPABILITY = 80  # the first with tensor cores for it
 
 
 def array_module(x) -> ModuleType:
@@ -40,6 +41,23 @@ def precision_dtype(precision: str) -> np.dtype:
         except ImportError as error:
             raise InputError("precision bf16 needs ml_dtypes: pip install ml_dtypes") from error
     return np.dtype(PRECISIONS[precision])
+
+
+def find_precision(precision: str, device: str) -> str:
+    """Turn "auto" into what suits a device: "bf16" where a GPU's tensor cores know it, else "fp32".
+
+    Raises
+    ------
+    InputError : as `precision_dtype`
+    """
+    if precision != "auto":
+        precision_dtype(precision)
+        return precision
+    return "bf16" if device == "cuda" and _compute_capability() >= BF16_CAPABILITY else "fp32"
+
+
+def _compute_capability() -> int:
+    return int(sys.modules["cupy"].cuda.Device().compute_capability)
 
 
 def find_device(device: str = "auto") -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minibrain import models
-from minibrain.arrays import find_device, precision_dtype
+from minibrain.arrays import find_device, find_precision, precision_dtype
 from minibrain.data import phantom, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
@@ -33,6 +33,7 @@ from minibrain.runs import checkpoint
 from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
+from minibrain.selftest import self_test
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Config:
     data: str | None = None
     output: str | None = None
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
     seed: int = 1748
     recipe: str = "reference"
     channels: tuple[int, ...] | None = None
@@ -106,8 +107,7 @@ def run(config: Config) -> Path:
     ------
     InputError : anything about data, device or folders that the user can mend
     """
-    _check(config)
-    config = replace(config, device=find_device(config.device))
+    config = _settled(config)
     if config.data:
         config = replace(config, data=os.path.abspath(config.data))
     with RunFolder.claim(config.output, config.network) as folder:
@@ -129,8 +129,7 @@ def resume(path: str, **changes) -> Path:
     """
     with RunFolder.reopen(path) as folder:
         config = replace(read_config(folder.config), output=str(folder.path), **changes)
-        _check(config)
-        _run(replace(config, device=find_device(config.device)), folder)
+        _run(_settled(config), folder)
     return folder.path
 
 
@@ -144,6 +143,8 @@ def _run(config: Config, folder: RunFolder) -> None:
 
     model, samples = make_model(config, task), _samples(config, train)
     check_windows(model, config.patch_size)
+    if config.device == "cuda":
+        _require_right(model, config)
     _print_memory(config, model, samples)
     # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -164,6 +165,17 @@ def _run(config: Config, folder: RunFolder) -> None:
     checkpoint.load_network(folder.best, model)
     unseen = test, prepared.dropped
     judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
+
+
+def _require_right(model, config: Config) -> None:
+    """Or a kernel that is wrong on this very GPU would train a network that is wrong."""
+    right, findings = self_test(model)
+    print(f"self-test in {config.precision} on {config.device}: {findings}")
+    if not right:
+        raise InputError(
+            f"device {config.device}: computes {config.precision} wrong ({findings}), expected "
+            "every operation of a training step to be right; try another --precision or --device"
+        )
 
 
 def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
@@ -214,17 +226,19 @@ def _seen(config: Config) -> dict:
     return {"channels": config.channels, "patch_size": config.patch_size}
 
 
-def _check(config: Config) -> None:
+def _settled(config: Config) -> Config:
+    """With the device and precision that "auto" stands for; InputError if something is wrong."""
     for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
         found = getattr(config, name)
         if found is not None and not 0 < found < float("inf"):
             raise InputError(f"{name}: got {found}, expected a finite number above 0")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
-    precision_dtype(config.precision)
     if config.patch_size is not None and config.channels is not None:
         found = config.patch_size
         raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
+    device = find_device(config.device)
+    return replace(config, device=device, precision=find_precision(config.precision, device))
 
 
 def _open_task(config: Config, parent: Path) -> Task:

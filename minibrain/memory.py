@@ -11,7 +11,7 @@ import numpy as np
 from minibrain.arrays import array_module
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.models import UNet
-from minibrain.saved import Unwritten
+from minibrain.saved import DuckArray
 from minibrain.training import to_model
 
 WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
@@ -41,7 +41,7 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     arrays = {id(array): array for array in _arrays((images, logits, saved, loss_saved))}
     for weight in weights:
         arrays.pop(id(weight), None)
-    sizes = [x.nbytes for x in arrays.values() if not isinstance(x, Unwritten)]
+    sizes = [x.nbytes for x in arrays.values() if not isinstance(x, DuckArray)]
     largest = max(x.nbytes for x in arrays.values())  # also of what is not written before it must
     scale = prod(batch_shape[:-1]) / prod(probe[:-1])
     parameters = sum(weight.nbytes for weight in weights)
@@ -79,7 +79,7 @@ def fitting_patch(model: UNet, batch_shape: tuple[int, ...], available: int):
 
 def _arrays(value):
     """Every array in nested lists and tuples, and what is unwritten with what it consists of."""
-    if isinstance(value, Unwritten):
+    if isinstance(value, DuckArray):
         yield value
         value = list(vars(value).values())
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
 """What every forward hands to its backward: references, named, and nothing else.
 
-And what an operation may hand on in place of an activation that it has not written.
+And what a fast operation may hand on in place of an array: Pending, Joined and Summed.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Array = Any
 
 
 class ConvSaved(NamedTuple):
-    x: Array  # (N, *S, C), or Unwritten
+    x: Array  # (N, *S, C), or a DuckArray
     weight: Array  # (*K, C, O); for a transposed convolution (*K, O, C)
     geometry: ConvGeometry
 
@@ -76,21 +76,21 @@ class DropoutSaved(NamedTuple):
         return keep.reshape(x.shape).astype(x.dtype) * self.scale
 
 
-class Unwritten(np.lib.mixins.NDArrayOperatorsMixin):
-    """In place of an activation that an operation has not written: what it would be made from.
+class DuckArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """What a fast twin hands on in place of an array, to spare a pass over memory.
 
     It looks like the array that it stands for as far as shape and dtype go, and its gradient is the
-    gradient of that array. A twin that knows how to take one in says so
-    (`minibrain.kernels.takes_unwritten`); for all others, and for every readable body, the array is
-    written before: these never meet one. Nor need anybody know who works by hand: arithmetic,
-    indexing and NumPy's functions write it, too.
+    gradient of that array, which `write` gives. A twin that knows how to take one in says so
+    (`minibrain.kernels.takes`); all others, and every readable body, get the array and never meet
+    one. Nor need anybody know who works by hand: arithmetic, indexing and NumPy's functions write
+    it, too.
     """
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.write(), dtype)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        inputs = (x.write() if isinstance(x, Unwritten) else x for x in inputs)
+        inputs = (x.write() if isinstance(x, DuckArray) else x for x in inputs)
         return getattr(ufunc, method)(*inputs, **options)
 
     def __getitem__(self, index):
@@ -113,7 +113,7 @@ class Unwritten(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 @dataclass(frozen=True, eq=False)
-class Pending(Unwritten):
+class Pending(DuckArray):
     """relu((raw − centre) · scale + shift), then dropout.
 
     Between two convolutions of a network lies a norm, a ReLU and, sometimes, dropout:
@@ -154,7 +154,7 @@ class Pending(Unwritten):
 
 
 @dataclass(frozen=True, eq=False)
-class Joined(Unwritten):
+class Joined(DuckArray):
     """a and b, one after the other along the channels; each an array or Pending.
 
     A convolution after it can as well read from two places: concatenation moves nothing.
@@ -172,8 +172,36 @@ class Joined(Unwritten):
         return self.a.dtype
 
     def write(self):
-        a, b = (x.write() if isinstance(x, Unwritten) else x for x in (self.a, self.b))
+        a, b = (x.write() if isinstance(x, DuckArray) else x for x in (self.a, self.b))
         return array_module(a).concatenate([a, b], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Summed(DuckArray):
+    """An array, and sums over it that the kernel which wrote it has added up on the way.
+
+    The first thing that a norm does with the result of a convolution is to read all of it, for mean
+    and variance. But the convolution had every value in a register: it can spare the norm that.
+
+    values : (N, *S, C)
+    sums : (2, N, P, C) float32, Σ x and Σ x² over each of P parts of a sample. A part has so few
+        values that the squares of numbers with the 8 bits of bfloat16 lose nothing which those
+        numbers have; who adds up the parts does so in float64
+    """
+
+    values: Array
+    sums: Array
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+    @property
+    def dtype(self):
+        return self.values.dtype
+
+    def write(self):
+        return self.values
 
 
 class AttentionGateSaved(NamedTuple):

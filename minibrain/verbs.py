@@ -70,7 +70,8 @@ def _train(verbs) -> None:
     add("--batch-size", type=int, metavar="N", help="samples in a step")
     add("--learning-rate", type=float, metavar="RATE", help="of Adam")
     add("--patch-size", type=int, nargs=3, metavar="N", help="train on patches of so many voxels")
-    add("--precision", choices=tuple(PRECISIONS), help="of all arithmetic")
+    precisions = "auto", *PRECISIONS
+    add("--precision", choices=precisions, help="of activations (auto: bf16 on a GPU, or fp32)")
     add("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)")
     add("--seed", type=int, metavar="N", help="of weights, split, order and augmentation")
     add("--clip-norm", type=float, metavar="NORM", help="longest gradient (default: no limit)")

@@ -12,7 +12,7 @@ from minibrain.functional import cce_dice_loss_forward, norm_relu_forward
 from minibrain.models import UNet
 from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
-from minibrain.saved import DropoutSaved, NormReluSaved, Pending, ReluSaved, Unwritten
+from minibrain.saved import DropoutSaved, DuckArray, NormReluSaved, Pending, ReluSaved
 from minibrain.study.pictures import slicer
 from minibrain.study.records import Measure, Node, Pass, Saved, Trace
 from minibrain.study.trace import _Watcher, trace_step
@@ -147,7 +147,7 @@ def test_the_twin_is_the_one_that_ran(monkeypatch):
 
 
 def arrays_in(value):
-    if isinstance(value, Unwritten):
+    if isinstance(value, DuckArray):
         value = list(vars(value).values())
     if isinstance(value, list | tuple):
         for item in value:

@@ -5,7 +5,7 @@ import pytest
 
 import minibrain.functional as F
 from minibrain.arrays import precision_dtype
-from minibrain.saved import ConvSaved, DropoutSaved, Joined, Pending
+from minibrain.saved import ConvSaved, DropoutSaved, Joined, Pending, Summed
 
 RNG = np.random.default_rng(0)
 KEY = (2**40, 3, 1)
@@ -76,6 +76,14 @@ def test_an_operation_takes_it_as_it_takes_the_array(name, arguments, options, d
     results = (backward(dy, each) for each in (saved, want_saved))
     got, want = (each if isinstance(each, tuple) else (each,) for each in results)
     assert all(map(np.array_equal, got, want))
+
+
+def test_an_array_with_sums_over_it_is_that_array():
+    x, weight = normal(2, 6, 4, 3), normal(3, 3, 3, 2)
+    summed = Summed(x, np.stack([x.sum(axis=1), (x**2).sum(axis=1)]))
+    assert (summed.shape, summed.dtype) == (x.shape, x.dtype)
+    assert summed.write() is x
+    assert np.array_equal(F.conv_forward(summed, weight)[0], F.conv_forward(x, weight)[0])
 
 
 def test_who_works_by_hand_has_an_array():

@@ -10,7 +10,9 @@ import pytest
 import standin
 
 import minibrain.functional as F
-from minibrain.arrays import array_module
+from minibrain import arrays
+from minibrain.arrays import array_module, find_precision
+from minibrain.errors import InputError
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
 
@@ -155,6 +157,20 @@ def test_training_gives_the_same_bits_on_strict_arrays(options):
     assert_same_bits(
         device.forward(standin.asarray(images))[0], host.forward(images)[0]
     )  # inference, with running statistics
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "precision"),
+    [("cuda", 90, "bf16"), ("cuda", 80, "bf16"), ("cuda", 75, "fp32"), ("cpu", None, "fp32")],
+)
+def test_precision_is_what_suits_the_device_unless_it_is_given(
+    device, capability, precision, monkeypatch
+):
+    monkeypatch.setattr(arrays, "_compute_capability", lambda: capability)
+    assert find_precision("auto", device) == precision
+    assert find_precision("fp64", device) == "fp64"
+    with pytest.raises(InputError, match="precision: got 'fp8', expected one of bf16"):
+        find_precision("fp8", device)
 
 
 # The stand-in itself: it must refuse, or the tests above prove nothing

@@ -3,9 +3,9 @@
 `minibrain.functional` says what an operation computes, in plain array code. A twin, a function of
 the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy arrays), computes the
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
-reference. What one saves for backward the other can use: both know only `minibrain.saved`. What a
-twin has left `saved.Unwritten` is written before it gets to a reference, or to a twin that does not
-say that it takes such.
+reference. What one saves for backward the other can use: both know only `minibrain.saved`. Where a
+twin has put a `saved.DuckArray` in place of an array, a reference gets the array, and so does a
+twin that does not say that it `takes` such.
 
 Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
 listener is there from the start: it says on stderr who computed it, how long that took,
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
 from minibrain.flops import flops
-from minibrain.saved import Unwritten
+from minibrain.saved import DuckArray
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 
@@ -58,9 +58,7 @@ def fast_twin(reference):
         twin = _find_twin(array_module(_first_array(arguments)).__name__, module, name)
         if twin is None:
             return NotImplemented
-        if not getattr(twin, "takes_unwritten", False):
-            arguments = written(arguments)
-        return twin(*arguments, **options)
+        return twin(*written(arguments, getattr(twin, "takes", ())), **options)
 
     @wraps(reference)
     def operation(*arguments, **options):
@@ -78,19 +76,23 @@ def fast_twin(reference):
     return operation
 
 
-def takes_unwritten(twin):
-    """Mark a twin that takes activations which are not written yet."""
-    twin.takes_unwritten = True
-    return twin
+def takes(*kinds):
+    """Mark a twin that takes these kinds of `saved.DuckArray` in place of arrays."""
+
+    def mark(twin):
+        twin.takes = kinds
+        return twin
+
+    return mark
 
 
-def written(value):
-    """The value, with all that is unwritten in it written."""
-    if isinstance(value, Unwritten):
+def written(value, but=()):
+    """The value with arrays in place of every `saved.DuckArray` in it, but those of some kinds."""
+    if isinstance(value, DuckArray) and not isinstance(value, but):
         write = _find_twin(array_module(_first_array([value])).__name__, "unwritten", "write")
         return write(value) if write else value.write()
     if isinstance(value, tuple):
-        items = [written(item) for item in value]
+        items = [written(item, but) for item in value]
         if any(new is not old for new, old in zip(items, value, strict=True)):
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
@@ -109,7 +111,7 @@ def listening(listen: Callable[[Call], None]):
 def _first_array(values):
     """The first array among arguments or in what was saved; a loss's gradient is a number."""
     for value in values:
-        if isinstance(value, Unwritten):
+        if isinstance(value, DuckArray):
             value = list(vars(value).values())
         if isinstance(value, tuple | list):
             value = _first_array(value)

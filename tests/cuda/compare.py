@@ -8,7 +8,7 @@ import standin
 import minibrain.functional as F
 from minibrain.arrays import precision_dtype
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, DropoutSaved, Pending, Unwritten
+from minibrain.saved import ConvSaved, DropoutSaved, DuckArray, Pending
 
 EPS = np.finfo(np.float32).eps
 BFLOAT16 = precision_dtype("bf16")
@@ -67,7 +67,7 @@ def _taken(emulator, operation, *arguments, **options):
     before = len(emulator.launches)
     result = operation(*arguments, **options)
     first = result[0] if isinstance(result, tuple) else result
-    left = len(emulator.launches) == before and not isinstance(first, Unwritten)
+    left = len(emulator.launches) == before and not isinstance(first, DuckArray)
     assert not left, f"{operation.__name__} was left to the reference"
     return result
 
@@ -156,5 +156,5 @@ def on_device(value):
 
 
 def host(value):
-    value = written(value) if isinstance(value, Unwritten) else value
+    value = written(value) if isinstance(value, DuckArray) else value
     return value.get() if isinstance(value, standin.ndarray) else value

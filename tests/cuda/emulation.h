@@ -264,6 +264,10 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned distance) {
     return emulation::from_lane(value, emulation::current->lane + distance);
 }
 
+template <class T> T __shfl_xor_sync(unsigned, T value, unsigned bits) {
+    return emulation::from_lane(value, emulation::current->lane ^ bits);
+}
+
 template <class T> T __ldg(const T *address) { return *address; }
 
 inline unsigned __float_as_uint(float value) {

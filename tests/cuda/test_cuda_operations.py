@@ -31,7 +31,7 @@ from minibrain.geometry import (
     kernel_extent,
 )
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, Unwritten
+from minibrain.saved import ConvSaved, DuckArray, Summed
 
 RNG = np.random.default_rng(0)
 
@@ -202,6 +202,28 @@ def test_norms_of_any_shape(shape, name, data, run):
     if name == "norm_relu":
         options = {"rate": data.draw(st.floats(0, 0.99)), "key": data.draw(keys)}
     check_run(run, name, (values(batch, *size, count), values(count), values(count)), options, 1000)
+
+
+@pytest.mark.parametrize("name", ["instance_norm", "batch_norm", "norm_relu"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_norm_adds_up_the_sums_that_come_with_its_input(name, schedule):
+    check_summed_norm(name, schedule)
+
+
+def check_summed_norm(name, schedule):
+    x, arguments = values(2, 6, 10, 16) + 0.5, (values(16), values(16))
+    parts = x.reshape(2, 3, 20, 16)  # three of each sample
+    summed = Summed(on_device(x), on_device(np.stack([(parts**p).sum(axis=2) for p in (1, 2)])))
+    with emulated(schedule) as emulator:
+        y, saved = getattr(F, f"{name}_forward")(summed, *map(on_device, arguments))
+    want, want_saved = getattr(F, f"{name}_forward").reference(x, *arguments)
+    assert_close((y, *statistics(saved)), (want, *statistics(want_saved)), 40)
+    assert not any("sum_centred" in launch for launch in emulator.launches)
+
+
+def statistics(saved):
+    norm = getattr(saved, "norm", saved)
+    return norm.mean, norm.variance, norm.inv_std
 
 
 @settings(max_examples=60)
@@ -404,7 +426,7 @@ def scattered(value):
     """The same array on the device, its elements far apart and in another order."""
     if hasattr(value, "_asdict"):
         return type(value)(*map(scattered, value))
-    if isinstance(value, Unwritten):
+    if isinstance(value, DuckArray):
         return replace(value, **{key: scattered(part) for key, part in vars(value).items()})
     value = host(value)
     if not isinstance(value, np.ndarray) or not value.ndim:

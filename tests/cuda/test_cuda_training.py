@@ -14,8 +14,9 @@ from minibrain import kernels
 from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 from minibrain.memory import estimate_memory
-from minibrain.models import UNet, brain_3d
+from minibrain.models import UNet, brain_2d, brain_3d, brain_3d_attention
 from minibrain.optimizers import Adam, adam_inplace, clear_inplace, gradient_norm, scale_inplace
+from minibrain.selftest import self_test
 from minibrain.study.trace import trace_step
 from minibrain.training import train_step
 
@@ -195,6 +196,19 @@ def test_loss_curves_agree_and_repeat(name, dtype):
     assert want[-1] < want[0]
     np.testing.assert_allclose(got, want, rtol=1e-3)
     assert {p.value.dtype for p in model.named_parameters().values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
+@pytest.mark.parametrize("network", [brain_3d, brain_2d, brain_3d_attention])
+def test_the_self_test_before_training_finds_the_kernels_right(network, dtype):
+    model = network(channels=(16, 32, 64), dropout=0.1, dtype=dtype)
+    for parameter in model.named_parameters().values():
+        parameter.value = on_device(parameter.value)
+    with emulated() as emulator:
+        right, findings = self_test(model)
+    assert right, findings
+    by_planes = any(name.startswith("conv_planes") for name in emulator.launches)
+    assert by_planes == (dtype == BFLOAT16)
 
 
 def test_nothing_of_a_training_step_is_left_to_the_reference(monkeypatch):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
-from minibrain.kernels import takes_unwritten, written
+from minibrain.kernels import takes, written
 from minibrain.kernels.cpu import products
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import as_volume, channel_sum, wide
@@ -20,7 +20,7 @@ from minibrain.kernels.cpu.tiles import Tiles, Volume
 from minibrain.saved import ConvSaved, Joined
 
 
-@takes_unwritten
+@takes(Joined)
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     if not (_supported(x, weight) and _fit(x, weight, bias, inputs=-2, outputs=-1)):
         return NotImplemented
@@ -34,7 +34,7 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     return _correlated(x, weight, bias, geometry), saved
 
 
-@takes_unwritten
+@takes(Joined)
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     dy, (x, weight, geometry) = written(dy), saved
     if not (_supported(x, weight) and dy.dtype == np.float32 and _stride_1(geometry)):
@@ -139,7 +139,7 @@ class _Places(NamedTuple):
 
 def _loadable(x):
     """What is joined is read from its two arrays; what is pending in it is written before."""
-    return Joined(written(x.a), written(x.b)) if isinstance(x, Joined) else written(x)
+    return Joined(written(x.a), written(x.b)) if isinstance(x, Joined) else x
 
 
 def _correlated(x, weight, bias, geometry):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minibrain.geometry import conv_geometry
-from minibrain.kernels import takes_unwritten
+from minibrain.kernels import takes
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
@@ -88,7 +88,7 @@ def concat_forward(a, b):
     return Joined(a, b), ConcatSaved(a.shape[-1])
 
 
-@takes_unwritten
+@takes(Joined)
 def concat_backward(dy, saved: ConcatSaved):
     if dy.dtype != np.float32 or dy.ndim < 3:
         return NotImplemented

@@ -10,7 +10,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
-from minibrain.kernels import takes_unwritten, written
+from minibrain.kernels import takes, written
 from minibrain.kernels.cuda import conv_tensor_core, loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
@@ -21,7 +21,7 @@ from minibrain.kernels.cuda.arguments import (
     supported,
 )
 from minibrain.kernels.cuda.reduce import add_parts, channel_sum
-from minibrain.saved import ConvSaved
+from minibrain.saved import ConvSaved, Joined, Pending
 
 # as in conv.cu
 THREADS, OUTPUTS, CHUNK, TILE, VOXELS, LANES = 128, 16, 32, 16, 32, 8
@@ -30,7 +30,7 @@ BLOCKS = 4096  # that a weight gradient is cut into, nearly: some for every mult
 LEAST_SHARE = 8 * VOXELS  # positions
 
 
-@takes_unwritten
+@takes(Pending, Joined)
 def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     if not _fit(x, weight, bias, inputs=-2, outputs=-1):
         return NotImplemented
@@ -40,10 +40,10 @@ def conv_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1):
     return correlate(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
-@takes_unwritten
+@takes(Pending, Joined)
 def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
-    dy = written(dy).astype(x.dtype, copy=False)  # a loss's gradient is float32
+    dy = dy.astype(x.dtype, copy=False)  # a loss's gradient is float32
     if not _gradients_fit(dy, saved, geometry.output_size, outputs=-1):
         return NotImplemented
     dx = spread(dy, weight, geometry) if input_gradient else None
@@ -51,7 +51,7 @@ def conv_backward(dy, saved: ConvSaved, *, input_gradient=True):
     return dx, *(fast or (weight_gradient(x, dy, geometry), channel_sum(dy)))
 
 
-@takes_unwritten
+@takes(Pending, Joined)
 def conv_transpose_forward(
     x, weight, bias=None, *, stride=1, padding=0, dilation=1, output_padding=0
 ):
@@ -65,13 +65,13 @@ def conv_transpose_forward(
     return spread(x, weight, geometry, bias), ConvSaved(x, weight, geometry)
 
 
-@takes_unwritten
+@takes(Pending, Joined)
 def conv_transpose_backward(dy, saved: ConvSaved, *, input_gradient=True):
     x, weight, geometry = saved
-    dy = written(dy).astype(x.dtype, copy=False)
+    dy = dy.astype(x.dtype, copy=False)
     if not _gradients_fit(dy, saved, geometry.input_size, outputs=-2):
         return NotImplemented
-    dx = correlate(dy, weight, geometry) if input_gradient else None
+    dx = written(correlate(dy, weight, geometry)) if input_gradient else None
     fast = conv_tensor_core.transposed_gradients(dy, x, geometry)
     return dx, *(fast or (weight_gradient(dy, x, geometry), channel_sum(dy)))
 

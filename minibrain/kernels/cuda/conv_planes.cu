@@ -13,6 +13,9 @@
 // Architectures: sm_80, sm_90. Predicted for an H200: up to 166 registers and 33 to 96 KB of shared
 // memory in three dimensions, so 3 blocks on a multiprocessor, 2 with 64 channels; 90 and 5 in two.
 // 16 to 16 channels at 2x160x160x128: 0.42 GB, 91 GFLOP, 0.25 ms at an assumed 370 TFLOP/s.
+//
+// partial[quantity, sample, part, o], if it is asked for, gets the sum of y and of y^2 over each
+// warp's part of each tile of a plane: what a norm would read y for.
 #include "planes.cuh"
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 4, HEIGHT = WARPS * ROWS, STAGES = 2;
@@ -47,13 +50,29 @@ __device__ void add_plane(Sums<DEPTH> &sums, const char *tile, const uint4 *weig
         }
 }
 
+// Each lane brings eight sums. They are added over the eight lanes that have the same lane % 4, and
+// of the results each of these gets that of its own number, lane / 4.
+__device__ inline float add_lanes(float (&sums)[8]) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 4; half > 0; half /= 2) {
+        bool upper = lane & 4 * half;
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+            float mine = upper ? sums[i + half] : sums[i], others = upper ? sums[i] : sums[i + half];
+            sums[i] = mine + __shfl_xor_sync(0xffffffff, others, 4 * half);
+        }
+    }
+    return sums[0];
+}
+
 template <int DEPTH>
-__device__ void store_plane(const Sums<DEPTH> &sums, const float *bias, bfloat16 *y,
+__device__ void store_plane(const Sums<DEPTH> &sums, const float *bias, bfloat16 *y, float *partial,
                             const Segment &segment, int z, const Problem &p) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = 16 * blockIdx.y + lane % 4 * 4;
     int first = segment.y + warp * ROWS, column = segment.x + lane / 4;
     Index voxel = p.voxels_before(segment.sample, z) + (Index)first * p.width + column;
-    float b[4];
+    float b[4], y_sums[8] = {};
     for (int i = 0; i < 4; ++i) b[i] = bias ? bias[channel + i] : 0;
 #pragma unroll
     for (int row = 0; row < ROWS; ++row, voxel += p.width)
@@ -62,9 +81,23 @@ __device__ void store_plane(const Sums<DEPTH> &sums, const float *bias, bfloat16
             if (first + row >= p.height || column + 8 * half >= p.width) continue;
             const float(&s)[2][4] = sums[0][row];
             int q = half * 2;
-            *reinterpret_cast<uint2 *>(y + (voxel + 8 * half) * p.outputs + channel) = {
-                pack(s[0][q] + b[0], s[0][q + 1] + b[1]), pack(s[1][q] + b[2], s[1][q + 1] + b[3])};
+            uint2 words = {pack(s[0][q] + b[0], s[0][q + 1] + b[1]),
+                           pack(s[1][q] + b[2], s[1][q + 1] + b[3])};
+            *reinterpret_cast<uint2 *>(y + (voxel + 8 * half) * p.outputs + channel) = words;
+            if (!partial) continue;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                unsigned word = i < 2 ? words.x : words.y;
+                float value = __uint_as_float(i % 2 ? word & 0xffff0000 : word << 16);
+                y_sums[i] += value, y_sums[4 + i] += value * value;
+            }
         }
+    if (!partial) return;
+    int columns = ceil_divide(p.height, HEIGHT) * ceil_divide(p.width, WIDTH);
+    Index tile = (segment.sample * (Index)p.depth + z) * columns + segment.column;
+    Index parts = (Index)p.samples * p.depth * columns * WARPS;
+    partial += (lane / 16 * parts + tile * WARPS + warp) * p.outputs;
+    partial[16 * blockIdx.y + lane % 4 * 4 + lane / 4 % 4] = add_lanes(y_sums);
 }
 
 // The plane that is finished leaves, and a new one begins.
@@ -80,7 +113,7 @@ template <int DEPTH> __device__ void next_plane(Sums<DEPTH> &sums) {
 
 template <int CHANNELS, int DEPTH>
 __device__ void correlate(const Input &x, const unsigned *weight, const float *bias, bfloat16 *y,
-                          const Problem &p) {
+                          float *partial, const Problem &p) {
     using Plane = Tile<CHANNELS, HEIGHT + 2, WIDTH + 2>;
     constexpr int BORDER = DEPTH / 2, FRAGMENTS = DEPTH * 3 * Plane::TAPS_X * Plane::STEPS * 32;
     char *stages = reinterpret_cast<char *>(shared_memory);
@@ -118,7 +151,7 @@ __device__ void correlate(const Input &x, const unsigned *weight, const float *b
                 add_plane<Plane, DEPTH>(sums, stages + step % STAGES * Plane::BYTES,
                                         weights + chunk * FRAGMENTS);
             }
-            if (z >= s.begin) store_plane<DEPTH>(sums, bias, y, s, z, p);
+            if (z >= s.begin) store_plane<DEPTH>(sums, bias, y, partial, s, z, p);
             next_plane<DEPTH>(sums);
         }
     }
@@ -127,41 +160,47 @@ __device__ void correlate(const Input &x, const unsigned *weight, const float *b
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
 correlate_4_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
-               bfloat16 *y, Problem p) {
-    correlate<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
+               bfloat16 *y, float *partial, Problem p) {
+    correlate<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y,
+                  partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
 correlate_4_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
-               bfloat16 *y, Problem p) {
-    correlate<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
+               bfloat16 *y, float *partial, Problem p) {
+    correlate<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y,
+                  partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
 correlate_16_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
-               bfloat16 *y, Problem p) {
-    correlate<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
+               bfloat16 *y, float *partial, Problem p) {
+    correlate<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y,
+                  partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
 correlate_16_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
-               bfloat16 *y, Problem p) {
-    correlate<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
+               bfloat16 *y, float *partial, Problem p) {
+    correlate<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y,
+                  partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
 correlate_32_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
-               bfloat16 *y, Problem p) {
-    correlate<32, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
+               bfloat16 *y, float *partial, Problem p) {
+    correlate<32, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y,
+                  partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
 correlate_32_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                const float *b_lines, Index a_channels, const unsigned *weight, const float *bias,
-               bfloat16 *y, Problem p) {
-    correlate<32, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y, p);
+               bfloat16 *y, float *partial, Problem p) {
+    correlate<32, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, weight, bias, y,
+                  partial, p);
 }

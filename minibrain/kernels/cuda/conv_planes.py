@@ -14,7 +14,7 @@ from minibrain.kernels.cuda.arguments import (
 from minibrain.kernels.cuda.conv_weights import pack_weights
 from minibrain.kernels.cuda.reduce import add_parts
 from minibrain.kernels.cuda.unwritten import pending_arguments
-from minibrain.saved import Joined, Pending
+from minibrain.saved import Joined, Pending, Summed
 
 WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
 GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}
@@ -30,6 +30,7 @@ MOST_INPUTS = 64  # with more, the weights of 16 outputs would fill the shared m
 
 
 def correlate(x, weight, geometry, bias=None):
+    """y as an array, with sums over it."""
     inputs, outputs = weight.shape[-2:]
     if not _keeps_size(geometry) or not _fits(inputs, outputs):
         return None
@@ -38,7 +39,7 @@ def correlate(x, weight, geometry, bias=None):
         packed = pack_weights(weight, taps // 3, 3 * inputs, outputs)
     else:
         packed = pack_weights(weight, taps, inputs, outputs)
-    return _correlate(x, packed, bias, outputs)
+    return _correlate(x, packed, bias, outputs, summed=True)
 
 
 def spread(y, weight, geometry, bias=None):
@@ -50,7 +51,7 @@ def spread(y, weight, geometry, bias=None):
     return _correlate(y, packed, bias, outputs)
 
 
-def _correlate(x, packed, bias, outputs):
+def _correlate(x, packed, bias, outputs, summed=False):
     rank, inputs = x.ndim - 2, x.shape[-1]
     source = _read(x, outputs)
     channels = inputs, source[-1]  # where two arrays are joined, a chunk lies in one of them
@@ -58,14 +59,14 @@ def _correlate(x, packed, bias, outputs):
     shared_bytes = STAGES * _tile_bytes(chunk, HEIGHT + 2, WIDTH + 2) + packed[0].nbytes
     blocks = min(BLOCKS[rank], MULTIPROCESSORS * (SHARED_BYTES // shared_bytes))
     problem, planes = _problem(x, outputs, HEIGHT, blocks // (outputs // 16))
-    y = array_module(packed).empty((*x.shape[:-1], outputs), x.dtype)
+    xp, parts = array_module(packed), planes // len(x) * WARPS
+    y = xp.empty((*x.shape[:-1], outputs), x.dtype)
+    sums = xp.empty((2, len(x), parts, outputs), np.float32) if summed else None
     grid = (ceil_divide(planes, int(problem["share"])), outputs // 16)
-    kernel, arguments = (
-        f"conv_planes.correlate_{chunk}_{rank}d",
-        [*source, packed, bias, y, problem],
-    )
+    kernel = f"conv_planes.correlate_{chunk}_{rank}d"
+    arguments = [*source, packed, bias, y, sums, problem]
     loader.launch(kernel, grid, (32 * WARPS,), arguments, shared_bytes)
-    return y
+    return Summed(y, sums) if summed else y
 
 
 def gradients(x, dy, geometry):

@@ -1,6 +1,6 @@
 """Instance norm, ReLU and dropout: the statistics, and a Pending for whoever reads the rest."""
 
-from minibrain.kernels import takes_unwritten, written
+from minibrain.kernels import takes
 from minibrain.kernels.cuda.arguments import is_key
 from minibrain.kernels.cuda.normalization import (
     instance_norm,
@@ -8,9 +8,10 @@ from minibrain.kernels.cuda.normalization import (
     normalize_backward,
 )
 from minibrain.kernels.cuda.unwritten import pending_norm
-from minibrain.saved import DropoutSaved, NormReluSaved, Pending
+from minibrain.saved import DropoutSaved, NormReluSaved, Pending, Summed
 
 
+@takes(Summed)
 def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     if not (instance_norm_fits(x, gamma, beta) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
@@ -19,8 +20,8 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     return y, NormReluSaved(norm, y, dropout)
 
 
-@takes_unwritten
+@takes(Pending)
 def norm_relu_backward(dy, saved: NormReluSaved):
     if not isinstance(saved.y, Pending):
         return NotImplemented  # only who has written y need not know beta
-    return normalize_backward(written(dy), saved.norm, saved.y)
+    return normalize_backward(dy, saved.norm, saved.y)

@@ -12,7 +12,8 @@
 // once. The sums are cut as sum_over_voxels says; elsewhere a thread writes what it computes, WIDTH
 // channels of a voxel: 8, if the channels are a multiple of it.
 
-// Quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. It cannot be
+// Unless who wrote x has summed it already, see saved.Summed, whose sums have no x0 taken off them:
+// quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. It cannot be
 // further from the mean than sqrt(voxels) standard deviations, as its own square is among those that
 // make up the variance: so of the 53 bits of the sums no more cancel than log2(voxels).
 template <int WIDTH>
@@ -48,7 +49,8 @@ extern "C" __global__ void finish_statistics(const Real *x, const double *sums, 
     Index line = global_thread();
     if (line >= lines) return;
     double sum = sums[line], squares = sums[lines + line];
-    mean[line] = float(x[line / channels * voxels * channels + line % channels]) + sum / voxels;
+    float first = x ? float(x[line / channels * voxels * channels + line % channels]) : 0;
+    mean[line] = first + sum / voxels;
     variance[line] = (squares - sum * sum / voxels) / voxels;
 }
 

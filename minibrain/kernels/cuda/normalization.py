@@ -3,6 +3,7 @@
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.kernels import takes, written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
@@ -13,11 +14,12 @@ from minibrain.kernels.cuda.arguments import (
     pitched,
     supported,
 )
-from minibrain.kernels.cuda.reduce import add_parts, sums_over_voxels
+from minibrain.kernels.cuda.reduce import add_parts, group_sums, sums_over_voxels
 from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
-from minibrain.saved import NormSaved, Pending
+from minibrain.saved import NormSaved, Pending, Summed
 
 
+@takes(Summed)
 def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
     if not instance_norm_fits(x, gamma, beta):
         return NotImplemented
@@ -25,6 +27,7 @@ def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
     return _normalize(saved, beta), saved
 
 
+@takes(Summed)
 def batch_norm_forward(
     x, gamma, beta, running_mean=None, running_variance=None, *, training=True, eps=1e-5
 ):
@@ -60,22 +63,26 @@ def instance_norm(x, gamma, eps) -> NormSaved:
 
 
 def _saved(x, gamma, mean, variance, eps, axes):
-    inv_std = array_module(x).empty(mean.shape, np.float32)
+    inv_std = array_module(mean).empty(mean.shape, np.float32)
     arguments = [variance, inv_std, mean.size, float(eps)]
     loader.launch("normalization.invert", blocks_for(mean.size), (THREADS,), arguments)
-    return NormSaved(*contiguous(x, gamma), mean, variance, inv_std, axes)
+    return NormSaved(*contiguous(written(x), gamma), mean, variance, inv_std, axes)
 
 
 def _statistics(x, groups):
     """Mean and variance of every channel in every group; they broadcast against x."""
-    (x,) = contiguous(x)
-    channels, width = x.shape[-1], in_one_go(x)
+    channels = x.shape[-1]
     voxels = x.size // groups // channels
-    kernel, sizes = f"normalization.sum_centred_{width}", (groups, voxels, channels)
-    sums = sums_over_voxels(kernel, x, 2, *sizes, [x], width=width)
+    if isinstance(x, Summed):
+        origin, sums = None, group_sums(x.sums, 2 * groups)
+    else:
+        (origin,) = contiguous(x)
+        width = in_one_go(x)
+        kernel, sizes = f"normalization.sum_centred_{width}", (groups, voxels, channels)
+        sums = sums_over_voxels(kernel, origin, 2, *sizes, [origin], width=width)
     shape = (groups, *(1,) * (x.ndim - 2), channels)
-    mean, variance = (array_module(x).empty(shape, np.float32) for _ in range(2))
-    arguments = [x, sums, mean, variance, mean.size, voxels, channels]
+    mean, variance = (array_module(sums).empty(shape, np.float32) for _ in range(2))
+    arguments = [origin, sums, mean, variance, mean.size, voxels, channels]
     loader.launch("normalization.finish_statistics", blocks_for(mean.size), (THREADS,), arguments)
     return mean, variance
 

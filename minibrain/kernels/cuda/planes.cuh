@@ -38,9 +38,9 @@ struct Input {
     }
 };
 
-// Some planes [begin, end) of one column of tiles, from which (y, x) is the first voxel.
+// Some planes [begin, end) of one of a sample's columns of tiles, where (y, x) is the first voxel.
 struct Segment {
-    int sample, y, x, begin, end;
+    int sample, column, y, x, begin, end;
 };
 
 // A block's share of the planes of all columns, one segment after the other.
@@ -61,8 +61,8 @@ class Walk {
         int across = ceil_divide(p.width, WIDTH), down = ceil_divide(p.height, rows);
         int column = plane / p.depth, begin = plane % p.depth;
         int count = min(end - plane, (Index)(p.depth - begin));
-        segment = {column / across / down, column / across % down * rows, column % across * WIDTH,
-                   begin, begin + count};
+        segment = {column / across / down, column % (across * down), column / across % down * rows,
+                   column % across * WIDTH, begin, begin + count};
         plane += count;
         return true;
     }

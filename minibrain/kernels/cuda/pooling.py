@@ -7,7 +7,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
-from minibrain.kernels import takes_unwritten, written
+from minibrain.kernels import takes, written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
@@ -20,12 +20,20 @@ from minibrain.kernels.cuda.arguments import (
     supported,
 )
 from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
-from minibrain.saved import Array, ConcatSaved, Joined, MaxPoolSaved, Unwritten, UpsampleSaved
+from minibrain.saved import (
+    Array,
+    ConcatSaved,
+    DuckArray,
+    Joined,
+    MaxPoolSaved,
+    Pending,
+    UpsampleSaved,
+)
 
 MOST_TAPS = 256  # whose numbers fit into the byte that kernels keep of each winner
 
 
-@takes_unwritten
+@takes(Pending, Joined)
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     if not _fits(x):
         return NotImplemented
@@ -50,7 +58,7 @@ def max_pool_backward(dy, saved: MaxPoolSaved):
 
 
 @dataclass(frozen=True, eq=False)
-class Unpooled(Unwritten):
+class Unpooled(DuckArray):
     """The gradient of what was pooled, before it is written.
 
     In a U-Net another is added to it next, that by way of the skip. The kernel that writes the sum
@@ -112,7 +120,7 @@ def upsample_backward(dy, saved: UpsampleSaved):
     return dx
 
 
-@takes_unwritten
+@takes(Pending)
 def concat_forward(a, b):
     if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
         return NotImplemented

@@ -57,8 +57,11 @@ def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
 
 def channel_sum(x):
     """(..., C) -> (C,): sum over everything but the channels."""
+    return group_sums(x, 1, "float")[0]
+
+
+def group_sums(x, groups, out="double"):
+    """(groups, C): the same for each of so many equal parts of x, one after the other in memory."""
     (x,) = contiguous(x)
-    channels = x.shape[-1]
-    voxels = x.size // channels
-    sums = sums_over_voxels("reduce.sum_channels", x, 1, 1, voxels, channels, [x], "float")
-    return sums.reshape(channels)
+    sizes = groups, x.size // x.shape[-1] // groups, x.shape[-1]
+    return sums_over_voxels("reduce.sum_channels", x, 1, *sizes, [x], out)[0]

@@ -1,4 +1,4 @@
-"""Activations that are not written yet, as kernels take them; see saved.Pending and Joined."""
+"""What stands in place of arrays, as kernels take it; see saved.Pending, Joined and Summed."""
 
 from math import prod
 
@@ -7,7 +7,7 @@ import numpy as np
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
-from minibrain.saved import DropoutSaved, Joined, NormSaved, Pending, Unwritten
+from minibrain.saved import DropoutSaved, DuckArray, Joined, NormSaved, Pending
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
 
@@ -21,11 +21,11 @@ def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
     return Pending(x, lines, dropout)
 
 
-def write(unwritten: Unwritten):
-    """What it stands for, as an array."""
-    if isinstance(unwritten, Joined):
-        return _join(unwritten)
-    return _activate(unwritten) if isinstance(unwritten, Pending) else unwritten.write()
+def write(duck_array: DuckArray):
+    """The array that it stands for."""
+    if isinstance(duck_array, Pending):
+        return _activate(duck_array)
+    return _join(duck_array) if isinstance(duck_array, Joined) else duck_array.write()
 
 
 def pending_arguments(x):
