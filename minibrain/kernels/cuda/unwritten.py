@@ -2,30 +2,19 @@
 
 from math import prod
 
-import numpy as np
-
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
-from minibrain.saved import DropoutSaved, DuckArray, Joined, NormSaved, Pending
+from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
 
 
-def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
-    """What is normalised, and goes through ReLU and dropout."""
-    x, gamma, mean, _, inv_std, _ = norm
-    lines = array_module(x).empty((*mean.shape, 3), np.float32)
-    arguments = [mean, inv_std, gamma, *contiguous(beta), lines, mean.size, x.shape[-1]]
-    loader.launch("normalization.make_lines", blocks_for(mean.size), (THREADS,), arguments)
-    return Pending(x, lines, dropout)
-
-
 def write(duck_array: DuckArray):
     """The array that it stands for."""
-    if isinstance(duck_array, Pending):
-        return _activate(duck_array)
-    return _join(duck_array) if isinstance(duck_array, Joined) else duck_array.write()
+    if isinstance(duck_array, Joined):
+        return _join(duck_array)
+    return _activate(duck_array) if isinstance(duck_array, Pending) else duck_array.write()
 
 
 def pending_arguments(x):
