@@ -16,7 +16,7 @@ from minibrain.arrays import to_host, widened
 from minibrain.kernels import Call, listening, written
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
-from minibrain.training import train_step
+from minibrain.training import to_model, train_step
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-3}  # two roundings of bfloat16
 
@@ -30,6 +30,7 @@ def self_test(model: UNet) -> tuple[bool, str]:
     labels = rng.integers(0, model.classes, (1, *size), np.uint8)
     optimizer = Adam(model.named_parameters())
     errors = worst_errors(lambda: train_step(model, optimizer, images, labels, step=0))
+    errors["skip"] = skip_error(lambda x: to_model(x, model))
     name = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
     right = errors[name] < TOLERANCE["bfloat16" if model.dtype.name == "bfloat16" else "float32"]
     return right, f"{'right' if right else 'WRONG'}, {name} off by {errors[name]:.1e}"
@@ -76,6 +77,26 @@ def call_error(call: Call) -> float:
         scale = max(np.linalg.norm(want), added if np.ndim(want) == 1 else 1e-30)
         errors.append(np.linalg.norm(got - want) / scale)
     return float(np.max(errors))
+
+
+def skip_error(place: Callable) -> float:
+    """How far the sum of an array's two gradients, by way of a pool and of a skip, is from the same
+    in float64. No operation adds them: where they meet, a network does.
+
+    place : puts a float32 array on the device and in the precision that are in question
+    """
+    rng, shapes = np.random.default_rng(0), ((2, 8, 4, 6, 16), (2, 4, 2, 3, 16), (2, 8, 4, 6, 24))
+    arrays = [place(rng.standard_normal(shape, np.float32)) for shape in shapes]
+
+    def gradient(x, dpooled, djoined):
+        _, pooled = functional.max_pool_forward(x, 2)
+        _, joined = functional.concat_forward(x[..., :8], x)
+        dx = functional.max_pool_backward(dpooled, pooled)
+        dx += functional.concat_backward(djoined, joined)[1]
+        return _in_float64(dx)
+
+    want = gradient(*map(_in_float64, arrays))
+    return float(np.linalg.norm(gradient(*arrays) - want) / np.linalg.norm(want))
 
 
 def _in_float64(value):

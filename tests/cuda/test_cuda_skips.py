@@ -11,6 +11,7 @@ from minibrain.kernels import written
 from minibrain.kernels.cuda.arguments import pitched
 from minibrain.layers import MaxPool
 from minibrain.models import AttentionUNet, UNet
+from minibrain.selftest import TOLERANCE, skip_error
 
 RNG = np.random.default_rng(0)
 BACKWARD = "sum_gradients", "normalize_backward"
@@ -87,6 +88,17 @@ def check_sum(channels, width, schedule, dtype=np.float32):
             assert emulator.launches == [f"pooling.max_pool_backward_{width}"]
         want = F.max_pool_backward.reference(wide(dy), wide(saved)) + wide(dskip)
         assert_close(got, want, 4)
+
+
+@DTYPES
+def test_the_self_test_sees_whether_the_sum_is_right(dtype):
+    def error(*edit):
+        with emulated(edit=edit or None):
+            return skip_error(lambda x: on_device(x.astype(dtype)))
+
+    assert error() < TOLERANCE[np.dtype(dtype).name]
+    assert error("sums[j] + values[j]", "sums[j]") > 0.1
+    assert error("dskip.read<WIDTH>(i / channels", "dskip.read<WIDTH>(e.voxel") > 0.1
 
 
 def test_whatever_else_is_added_is_added_to_the_array():

@@ -61,9 +61,9 @@ def max_pool_backward(dy, saved: MaxPoolSaved):
 class Unpooled(DuckArray):
     """The gradient of what was pooled, before it is written.
 
-    In a U-Net another is added to it next, that by way of the skip. The kernel that writes the sum
-    does so in one pass where there were two; in bfloat16 it is rounded once. Nothing is computed
-    before somebody asks for the array.
+    In a U-Net another is added to it next, that by way of the skip. So the kernel waits until
+    somebody asks for the array, and writes the sum: one pass over memory instead of two, and in
+    bfloat16 one rounding.
 
     dy : (N, *T, C)
     dskip : (N, *S, C), what has been added; it may be some channels of a larger array
@@ -82,8 +82,9 @@ class Unpooled(DuckArray):
         return self.dy.dtype
 
     def __add__(self, other):
-        is_first = self.dskip is None and isinstance(other, type(self.dy)) and alike(other, self)
-        return replace(self, dskip=other) if is_first else self.write() + written(other)
+        if self.dskip is None and isinstance(other, type(self.dy)) and alike(other, self):
+            return replace(self, dskip=other)
+        return self.write() + written(other)
 
     __iadd__ = __add__
 
