@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from minibrain.data.nifti import (
     NiftiError,
     check_same_space,
-    from_canonical,
     read,
     read_label,
     to_canonical,
@@ -426,7 +425,6 @@ def test_all_48_orientations_keep_every_voxel_where_it_was(shape):
             nearest = np.rint(original[:3]).astype(int)
             np.testing.assert_allclose(original[:3], nearest, atol=1e-9)
             np.testing.assert_array_equal(turned[index], array[tuple(nearest)])
-        np.testing.assert_array_equal(from_canonical(turned, affine), array)
 
 
 # Writing
