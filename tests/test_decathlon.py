@@ -154,7 +154,7 @@ def test_channels_that_dataset_json_does_not_name_are_refused(msd, nnunet):
     write_image(msd / "imagesTr" / "BRATS_007.nii.gz", voxels_of(NAMES[1])[0][..., :3], AFFINE)
     task = open_task(msd)
     with pytest.raises(
-        TaskError, match=r"007\.nii\.gz: channels: 3, expected 4 .*dataset\.json.*T"
+        TaskError, match=r"007\.nii\.gz: channels: 3, expected 4 \(the task's are FLAIR, T1w"
     ):
         read_case(task, task.training[1])
     write_image(nnunet / "imagesTr" / "BRATS_007_0002.nii.gz", voxels_of(NAMES[1])[0], AFFINE)
