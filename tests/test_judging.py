@@ -197,6 +197,8 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
         ("[]", "holds no JSON object"),
         ("{", "cannot be read"),
         (json.dumps(whole | {"seconds": "long"}), "summary.json: seconds: missing or not"),
+        (json.dumps(whole | {"seconds": float("nan")}), "summary.json: seconds: missing or not"),
+        (json.dumps(whole | {"peak_memory_bytes": "x"}), "peak_memory_bytes: missing or not"),
     ):
         (runs[1] / "summary.json").write_text(content)
         refused(runs[:2], tmp_path, "summary.json", words)
@@ -209,6 +211,19 @@ def refused(paths, tmp_path, *words):
     assert "\n" not in message
     assert all(word in message for word in words), message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("found", [{}, 3, {"iou": {"pooled_foreground_mean": "much"}}])
+def test_a_baseline_that_is_damaged_counts_as_none(runs, found):
+    path = runs[0] / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"voxelwise classifier": found}))
+    assert read_run(runs[0]).baseline is None
+
+
+def test_a_patch_size_that_is_none_is_named(runs, tmp_path):
+    path = runs[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 5}))
+    refused(runs[:2], tmp_path, "config.json: patch_size: missing or not")
 
 
 # On the command line
@@ -326,6 +341,16 @@ def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monk
     with measured(path, "cpu"):
         pass
     assert read_cost(path) == {"seconds": 3.5, "peak_memory_bytes": 700}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"seconds": "x", "peak_memory_bytes": 1}', '{"seconds": 1, "peak_memory_bytes": NaN}', "[1]"],
+)
+def test_a_cost_that_cannot_be_read_begins_anew(tmp_path, damaged):
+    path = Path(tmp_path, "cost.json")
+    path.write_text(damaged)
+    assert read_cost(path) == {"seconds": 0, "peak_memory_bytes": 0}
 
 
 def test_a_cost_that_cannot_be_written_hides_no_other_error(tmp_path):

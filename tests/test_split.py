@@ -169,9 +169,13 @@ def test_unknown_names_are_refused(tmp_path):
         ("[]", "expected the keys"),
         ('{"train": []}', "expected the keys"),
         ('{"train": [], "validation": [], "test": [], "more": []}', "expected the keys"),
-        ('{"train": "abc", "validation": [], "test": []}', "list of case names"),
-        ('{"train": [1], "validation": [], "test": []}', "list of case names"),
-        ('{"train": ["a"], "validation": ["a"], "test": []}', r"\['a'\] are named more than once"),
+        ('{"train": "abc", "validation": ["b"], "test": ["c"]}', "list of case names"),
+        ('{"train": [1], "validation": ["b"], "test": ["c"]}', "list of case names"),
+        ('{"train": ["a"], "validation": ["b"], "test": []}', "list of case names, not empty"),
+        (
+            '{"train": ["a"], "validation": ["a"], "test": ["c"]}',
+            r"\['a'\] are named more than once",
+        ),
     ],
 )
 def test_damaged_splits_are_refused_by_name(tmp_path, content, reason):

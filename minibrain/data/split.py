@@ -68,13 +68,14 @@ def load(path: str | Path, names: Collection[str] | None = None) -> Split:
 
     Raises
     ------
-    InputError : not a split file, a case that stands twice in it, or one that is not in `names`
+    InputError : not a split file, a part without cases, a case that stands twice in it, or one that
+        is not in `names`
     """
     parts = read_json(Path(path), "a split")
     if not isinstance(parts, dict) or set(parts) != set(Split._fields):
         raise InputError(f"{path}: expected the keys {', '.join(Split._fields)} and no other")
     if not all(_is_list_of_names(listed) for listed in parts.values()):
-        raise InputError(f"{path}: expected a list of case names under each key")
+        raise InputError(f"{path}: expected a list of case names, not empty, under each key")
     split = Split(**{part: tuple(listed) for part, listed in parts.items()})
     listed = [name for part in split for name in part]
     _require_unique(listed, path)
@@ -85,7 +86,7 @@ def load(path: str | Path, names: Collection[str] | None = None) -> Split:
 
 
 def _is_list_of_names(value) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and value and all(isinstance(name, str) for name in value)
 
 
 def _strata(cases: Sequence[PreparedCase]) -> list[tuple]:

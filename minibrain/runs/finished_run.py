@@ -2,7 +2,9 @@
 
 import csv
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from types import UnionType
 
 from minibrain.data import split
 from minibrain.errors import InputError
@@ -10,7 +12,7 @@ from minibrain.files import read_json
 from minibrain.runs.run_folder import require_run
 
 # What must be in them, and of what kind it is.
-CONFIG = {"batch_size": int, "learning_rate": float, "device": str}
+CONFIG = {"batch_size": int, "learning_rate": float, "device": str, "patch_size": list | None}
 SUMMARY = {
     "task": str,
     "dataset_json": str,
@@ -18,6 +20,7 @@ SUMMARY = {
     "initializer": str,
     "channels": list,
     "seconds": float,
+    "peak_memory_bytes": int | None,
 }
 
 
@@ -51,9 +54,12 @@ class FinishedRun:
 
     @property
     def baseline(self) -> float | None:
-        """Mean foreground IoU, pooled, of the voxel-wise classifier on the held-out cases."""
-        scores = self.summary.get("voxelwise classifier")
-        return scores and scores["iou"]["pooled_foreground_mean"]
+        """Pooled mean foreground IoU of the voxel-wise classifier on the held-out cases, if any."""
+        try:
+            iou = self.summary["voxelwise classifier"]["iou"]["pooled_foreground_mean"]
+        except (KeyError, TypeError):
+            return None
+        return iou if isinstance(iou, float) else None
 
     @property
     def settings(self) -> dict[str, dict]:
@@ -66,7 +72,7 @@ class FinishedRun:
             "Batch size": _setting(config["batch_size"]),
             "Learning rate": _setting(config["learning_rate"], f"{config['learning_rate']:g}"),
             "Initialiser": _setting(summary["initializer"]),
-            "Channels kept": _setting(", ".join(summary["channels"])),
+            "Channels kept": _setting(", ".join(map(str, summary["channels"]))),
             "Patch": _setting("x".join(map(str, patch)) if patch else "whole"),
             "Epochs": _setting(len(self.history)),
             "Training time": _setting(seconds, _duration(seconds)),
@@ -90,7 +96,7 @@ def read_run(path: str | Path) -> FinishedRun:
     return FinishedRun(path, config, split.load(path / "splits.json"), _read_history(path), summary)
 
 
-def _read_json(path: Path, kinds: dict[str, type]) -> dict:
+def _read_json(path: Path, kinds: dict[str, type | UnionType]) -> dict:
     what = "what a run leaves behind"
     content = read_json(path, what)
     if not isinstance(content, dict):
@@ -100,8 +106,10 @@ def _read_json(path: Path, kinds: dict[str, type]) -> dict:
     return content
 
 
-def _is(value, kind: type) -> bool:
-    return isinstance(value, (int, float) if kind is float else kind)
+def _is(value, kind: type | UnionType) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, kind)
 
 
 def _read_history(path: Path) -> list[dict]:
