@@ -50,9 +50,9 @@ def passes():
         sizes[level] for _, kind, level, inputs, *_ in layers() if is_by_planes(kind, inputs)
     ][:-1]
     yield "norms", normed - sum(summed), 5 * normed
-    pooled = sum(sizes[:-1])  # and a fourth as many winners' bytes, an eighth as many values
-    yield "pools", pooled * (1 + 1 / 8 + 1 / 4), pooled * (1 + 1 / 8 + 1 / 4)
-    yield "skips", 0, pooled * (4 + 3)  # split off, and added
+    pooled = sum(sizes[:-1])  # and an eighth as many values, each with a byte of its winner
+    yield "pools", pooled * (1 + 1 / 8 + 1 / 16), pooled * (1 + 1 / 8 + 1 / 16)
+    yield "skips", 0, pooled  # read where they lie, by the pools
     logits = voxels[0] * CLASSES
     yield "loss", logits * (2 + 4 * 4), logits * (4 + 4 + 4 + 2)
     yield "Adam", 0, 5_649_652 * 4 * 7

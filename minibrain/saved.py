@@ -23,7 +23,7 @@ class ConvSaved(NamedTuple):
 
 
 class MaxPoolSaved(NamedTuple):
-    winner: Array  # (N, *T, C) int: number of the kernel tap that held the largest value
+    winner: Array  # (N, *T, C) unsigned int: number of the kernel tap that held the largest value
     geometry: ConvGeometry
 
 

@@ -179,6 +179,7 @@ def test_max_pool(shape):
     exact, exact_saved = F.max_pool_forward.reference(x)
     assert np.array_equal(y, exact)
     assert np.array_equal(saved.winner, exact_saved.winner)
+    assert saved.winner.dtype == exact_saved.winner.dtype == np.uint8
     dy = random(y.shape)
     dx = F.max_pool_backward.reference(dy, saved)
     assert np.array_equal(F.max_pool_backward.fast(dy, saved), dx)

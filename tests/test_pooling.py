@@ -80,6 +80,15 @@ def test_a_pool_worked_by_hand():
     assert dx[0, ..., 0].tolist() == [[0, 1, 0], [0, 0, 1010], [100, 0, 0]]
 
 
+@pytest.mark.parametrize(("taps", "dtype"), [(1, "u1"), (256, "u1"), (257, "u2")])
+def test_a_winner_is_kept_in_the_fewest_bytes_that_number_all_taps(taps, dtype):
+    x = np.arange(taps, dtype=float).reshape(1, taps, 1)
+    y, saved = max_pool_forward(x, taps)
+    assert saved.winner.dtype == dtype
+    assert saved.winner == taps - 1
+    assert np.array_equal(max_pool_backward(y, saved)[0, [0, -1]], x[0, [0, -1]])
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_default_halves_every_axis_and_leaves_an_odd_last_voxel_out(rank):
     x = np.random.default_rng(rank).standard_normal((2, *[5] * rank, 3))

@@ -1,5 +1,7 @@
 """The ways down, up and across a U-Net: max-pool, nearest upsampling, concatenation."""
 
+from math import prod
+
 import numpy as np
 
 from minibrain.arrays import array_module, like, widened
@@ -41,11 +43,12 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
         )
     padded = xp.full((len(x), *geometry.padded_size, x.shape[-1]), -np.inf, x.dtype)
     padded[(slice(None), *geometry.interior)] = x
+    numbers = np.min_scalar_type(prod(geometry.kernel_size) - 1)  # one byte for all usual kernels
     y, winner = None, None
     for number, tap in enumerate(geometry.taps()):
         candidate = padded[_window(tap, geometry)]
         if y is None:
-            y, winner = candidate.copy(), xp.zeros(candidate.shape, np.int32)
+            y, winner = candidate.copy(), xp.zeros(candidate.shape, numbers)
         else:
             winner[candidate > y] = number  # of equal values the first one wins
             y = xp.maximum(y, candidate)

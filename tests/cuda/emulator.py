@@ -106,24 +106,43 @@ def _ends(blocks):
 
 
 class _Guarded:
-    """A copy of an array with poison on both sides."""
+    """A copy of an array with poison on both sides and, of channels of a larger one, between its
+    voxels."""
 
     def __init__(self, array):
-        if not array.flags.c_contiguous:
-            raise EmulationError("a kernel was given an array that is not contiguous")
-        self.array = array
-        self.strip = np.full(GUARD, POISON[array.itemsize])
-        self.buffer = np.concatenate([self.strip, self._bits(array), self.strip])
+        self.array, poison = array, POISON[array.itemsize]
+        self.channels = array.shape[-1] if array.ndim > 1 else array.size
+        self.pitch = self.channels if array.flags.c_contiguous else _pitch(array)
+        voxels = array.size // max(1, self.channels)
+        self.buffer = np.full(2 * GUARD + voxels * self.pitch, poison)
         self.inside = self.buffer[GUARD:-GUARD]
+        self.voxels = self.inside.reshape(voxels, self.pitch)
+        self.voxels[:, : self.channels] = self._bits()
+        self.beside = [self.buffer[:GUARD], self.buffer[-GUARD:], self.voxels[:, self.channels :]]
+        self.poison = poison
 
     def give_back(self, name):
-        for strip in (self.buffer[:GUARD], self.buffer[-GUARD:]):
-            if not np.array_equal(strip, self.strip):
-                raise EmulationError(f"{name} wrote beside an array {self.array.shape}")
-        self._bits(self.array)[:] = self.inside
+        if not all((strip == self.poison).all() for strip in self.beside):
+            raise EmulationError(f"{name} wrote beside an array {self.array.shape}")
+        self._bits()[:] = self.voxels[:, : self.channels]
 
-    def _bits(self, array):
-        return array.reshape(-1).view(self.strip.dtype)
+    def _bits(self):
+        """(voxels, channels), a view of the array."""
+        step = self.pitch * self.array.itemsize
+        return np.lib.stride_tricks.as_strided(
+            self.array.view(self.buffer.dtype),
+            (len(self.voxels), self.channels),
+            (step, self.array.itemsize),
+        )
+
+
+def _pitch(array):
+    """Elements from a voxel to the next, where all of them lie one after the other."""
+    step = array.strides[-2] if array.ndim > 1 else 0
+    steps = [step * prod(array.shape[axis:-1]) for axis in range(1, array.ndim)]
+    if array.strides != (*steps, array.itemsize) or step < array.itemsize * array.shape[-1]:
+        raise EmulationError("a kernel was given an array that is not contiguous")
+    return step // array.itemsize
 
 
 def _check_types(name, signature, values):

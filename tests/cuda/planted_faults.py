@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import test_cuda_offsets as offsets
 import test_cuda_operations as operations
+import test_cuda_skips as skips
 import test_cuda_training as training
 import test_graph
 from compare import BFLOAT16, check_pair, on_device, random
@@ -75,9 +76,6 @@ short = pair("conv", (X, WEIGHT, random(RNG, 18)), {"padding": 1}, 500, dtype=BF
 pool = pair("max_pool", (np.round(X), 3), {"stride": 2, "padding": 1}, 9)
 large = random(RNG, (2, 31, 67, 3)) + 5
 norm = pair("instance_norm", (large, *GAMMA_BETA), {}, 4000)
-wide_norm_relu = pair(
-    "norm_relu", (WIDE, *random(RNG, (2, 16))), {"rate": 0.3, "key": (1, 2, 3)}, 40
-)
 dropped = {"rate": 0.3, "key": (1, 2, 3)}
 norm_relu = pair("norm_relu", (X, *GAMMA_BETA), dropped, 40)
 wide_norm_relu = pair("norm_relu", (WIDE, *random(RNG, (2, 16))), dropped, 40)
@@ -85,6 +83,9 @@ loss = pair("cce_dice_loss", (X, RNG.integers(0, 3, X.shape[:-1])), {"per_sample
 dropout = pair("dropout", (X, 0.5, (2**40, 7, 1)), {}, 1)
 short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
 softmax = pair("softmax", (X,), {}, 10, dtype=BFLOAT16)
+wide_pool = pair("max_pool", (np.round(WIDE), 3), {"stride": 2, "padding": 1}, 9)
+pooled_skip = partial(skips.check_sum, (16, 8, 0), 8)
+norm_of_view = partial(skips.check_norm, (16, 8, 8), 8)
 concat = pair("concat", (X, X[..., :2]), {}, 0)
 upsample = pair("upsample", (X,), {}, 8)
 adam = training.test_adam_changes_many_parameters_at_once
@@ -139,18 +140,20 @@ FAULTS = [
     Fault("a part's share too small", "common.cuh",
           "share = ceil_divide(voxels, gridDim.x)", "share = voxels / gridDim.x", norm),
     Fault("a row's sum left out", "common.cuh", "int row = 0; row <", "int row = 1; row <", norm),
-    Fault("a part left out", "reduce.cu", "part < parts; part += LANES",
+    Fault("a part left out", "parts.cuh", "part < parts; part += LANES",
           "part < parts - 1; part += LANES", conv),
     Fault("sums of the first group's values alone", "reduce.cu",
           "x += blockIdx.z * voxels * channels;", "",
           partial(operations.check_summed_norm, "instance_norm")),
     Fault("a first value that nobody took off", "normalization.cu",
-          ": 0;\n    mean[line] =", ": 1;\n    mean[line] =",
+          ": 0) + sum / voxels", ": 1) + sum / voxels",
           partial(operations.check_summed_norm, "batch_norm")),
     Fault("statistics of the wrong group", "normalization.cu",
           "blockIdx.z * channels + channel);", "channel);", norm),
     Fault("the first value of the wrong group", "normalization.cu",
-          "float(x[line / channels * voxels * channels", "float(x[0", norm),
+          "x[group * voxels * channels + channel]", "x[channel]", norm),
+    Fault("the lanes of one sum among those of another", "parts.cuh",
+          "__syncthreads();  // the lanes", "//", norm),
     Fault("variance about the first value", "normalization.cu",
           "(squares - sum * sum / voxels)", "squares", norm),
     Fault("sums of the first of eight channels", "normalization.cu",
@@ -170,7 +173,19 @@ FAULTS = [
     Fault("values not centred", "common.cuh", "raw[j] - l[3 * j]", "raw[j]", norm_relu),
     Fault("last of equal values wins", "pooling.cu", "value > largest[j])",
           "value >= largest[j])", pool),
-    Fault("gradient to every window", "pooling.cu", "&& winner[from] == tap", "", pool),
+    Fault("gradient to every window", "pooling.cu", "if (won[j] == tap) sums", "sums", pool),
+    Fault("gradient of the last window alone", "pooling.cu", "sums[j] += gradient[j]",
+          "sums[j] = gradient[j]", pool),
+    Fault("winners of the first of eight channels", "pooling.cu", "won[j] == tap",
+          "won[0] == tap", wide_pool),
+    Fault("the skip's gradient left out", "pooling.cu", "sums[j] + values[j]", "sums[j]",
+          pooled_skip),
+    Fault("the skip's gradient of the first sample", "pooling.cu",
+          "dskip.read<WIDTH>(i / channels", "dskip.read<WIDTH>(e.voxel", pooled_skip),
+    Fault("channels among others read as if alone", "normalization.cu", "{dy, pitch}",
+          "{dy, channels}", norm_of_view),
+    Fault("the same where a skip's gradient is added", "pooling.cu", "{dskip, pitch}",
+          "{dskip, channels}", pooled_skip),
     Fault("channels of the second array", "pooling.cu", "if (!of_a) c -= a_channels;", "", concat),
     Fault("lines of the wrong sample in a pool", "pooling.cu",
           "at, e.sample * channels + e.channel", "at, e.channel", operations.check_readers),
@@ -228,8 +243,17 @@ FAR_FAULTS = [
           "Index i = (group + voxel) * channels", "int i = (group + voxel) * channels",
           once(offsets.test_losses)),
     Fault("32 bits: a norm's group", "normalization.cu",
-          "Index group = blockIdx.z * voxels", "int group = blockIdx.z * voxels",
+          "voxel * channels + channel, blockIdx", "int(voxel * channels + channel), blockIdx",
           once(offsets.test_norm_and_relu)),
+    Fault("32 bits: a voxel of channels among others", "common.cuh",
+          "first + voxel * pitch + channel", "first + int(voxel * pitch + channel)",
+          once(offsets.test_norm_and_relu)),
+    Fault("32 bits: the same where a skip's gradient is added", "common.cuh",
+          "first + voxel * pitch + channel", "first + int(voxel * pitch + channel)",
+          once(offsets.test_a_pool_adds_channels_of_a_larger_array)),
+    Fault("32 bits: a pool's gradient", "pooling.cu",
+          "Index from = (sample + voxel) * channels", "int from = (sample + voxel) * channels",
+          once(offsets.check, "max_pool", offsets.small())),
     Fault("32 bits: an activation's element", "normalization.cu",
           "Index i = WIDTH * global_thread();", "int i = WIDTH * global_thread();",
           once(offsets.test_norm_and_relu)),

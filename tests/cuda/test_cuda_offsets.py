@@ -69,7 +69,7 @@ def check(name, *activations, parameters=(), **options):
         patch.setattr(conv_tensor_core, "_first", lambda *arguments: None)
         y, saved = forward.fast(*arguments, **options)
         y = written(y)
-        dx = backward.fast(stretched(dy, y.shape[1]), saved)
+        dx = written(backward(stretched(dy, y.shape[1]), saved))
     assert max(array.size for array in (*arguments, y)) > 2**31
     assert_close(ends(y), ends(true_y), 200)
     want = backward.reference(wide(dy), true_saved)
@@ -86,6 +86,18 @@ def test_operations_of_one_array(name):
 
 def test_concatenation():
     check("concat", small(20), small(14))
+
+
+def test_a_pool_adds_channels_of_a_larger_array():
+    x, both = small(), small(2 * CHANNELS)
+    true_y, true_saved = F.max_pool_forward.reference(wide(x))
+    dy = small(near=true_y.shape[1] // 2)
+    with emulated(empty=zeros):
+        y, saved = F.max_pool_forward.fast(stretched(x))
+        dx = F.max_pool_backward.fast(stretched(dy, y.shape[1]), saved)
+        dx = written(dx + stretched(both)[..., CHANNELS:])
+    want = F.max_pool_backward.reference(wide(dy), true_saved) + wide(both)[..., CHANNELS:]
+    assert_close(ends(dx), ends(want), 4)
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])
@@ -120,6 +132,8 @@ def test_norm_and_relu():
         pending, saved = F.norm_relu_forward.fast(large, *map(standin.asarray, (gamma, beta)))
         y = written(pending)
         dx, _, _ = F.norm_relu_backward.fast(large, saved)
+        among_others = stretched(np.concatenate([x, x], axis=-1))[..., CHANNELS:]
+        same, _, _ = F.norm_relu_backward.fast(among_others, saved)
         plain, _ = F.instance_norm_forward.fast(large, *map(standin.asarray, (gamma, beta)))
     values, inv_std = wide(x), wide(saved.norm.inv_std)
     sums = values.sum(axis=1, keepdims=True), (values**2).sum(axis=1, keepdims=True)
@@ -134,6 +148,7 @@ def test_norm_and_relu():
     means = [s.sum(axis=1, keepdims=True) / VOXELS for s in (gradient, gradient * xhat)]
     true_dx = (gradient - means[0] - xhat * means[1]) * gamma * inv_std
     assert_close(ends(dx), ends(true_dx), 400)
+    assert np.array_equal(ends(same), ends(dx))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,19 @@ def test_what_no_kernel_may_do_is_an_error(launch, kernel, block, shared_bytes, 
         launch(kernel, (1,), (block,), arrays, shared_bytes, edit=edit)
 
 
+def test_a_kernel_sees_nothing_of_what_lies_between_the_voxels_it_is_given(launch):
+    whole = standin.asarray(np.ones((2, 4, 5), np.float32))
+    y = standin.asarray(np.zeros(36, np.float32))
+    with np.errstate(invalid="ignore"):
+        launch("reverse_in_block", (1,), (36,), [whole[..., 1:4], y], 4 * 36)
+    assert np.array_equal(np.isnan(y.get()[::-1]), np.arange(36) % 5 > 2)
+    with pytest.raises(EmulationError, match="wrote beside an array"):
+        launch("scale", (1,), (32,), [whole[..., 1:4], 5, 3.0])
+    for view in (whole[:, 1:, :3], whole[..., ::2], whole[0, ::-1]):
+        with pytest.raises(EmulationError, match="not contiguous"):
+            launch("scale", (1,), (32,), [view, 1, 3.0])
+
+
 def test_an_array_given_twice_is_one(launch):
     x = standin.asarray(np.ones(40, np.float32))
     launch("scale", (2,), (32,), [x, 40, 3.0])

@@ -12,7 +12,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import check_pending, on_device, pending, rounded
+from compare import check_pending, host, on_device, pending, rounded
 from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
@@ -275,7 +275,7 @@ def test_operations_find_their_kernels(name, kernel, shape, inputs, outputs, fil
     def run(dtype):
         y, saved = forward(*map(on_device, (x.astype(dtype), weight, bias)), **options)
         dy = np.cos(np.arange(y.size)).reshape(y.shape).astype(BFLOAT16).astype(dtype)
-        return [array.get().astype(np.float64) for array in (y, *backward(on_device(dy), saved))]
+        return [host(a).astype(np.float64) for a in (y, *backward(on_device(dy), saved))]
 
     with emulated() as emulator:
         got = run(BFLOAT16)

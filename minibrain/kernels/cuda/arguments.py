@@ -56,6 +56,21 @@ def contiguous(*arrays):
     return [array_module(array).ascontiguousarray(array) for array in arrays]
 
 
+def pitched(array):
+    """(array, pitch), the `struct View` of common.cuh: elements from a voxel to the next.
+
+    Channels that lie among others of a contiguous array stay where they are; all else is copied if
+    need be. (None, 0) for None.
+    """
+    if array is None:
+        return None, 0
+    step, channels = array.strides[-2], array.shape[-1]
+    steps = [step * prod(array.shape[axis:-1]) for axis in range(1, array.ndim)]
+    if array.strides == (*steps, array.itemsize) and step >= channels * array.itemsize:
+        return array, step // array.itemsize
+    return *contiguous(array), channels
+
+
 def packed_geometry(geometry: ConvGeometry):
     """`struct Geometry` of common.cuh: absent axes come first and have size 1.
 

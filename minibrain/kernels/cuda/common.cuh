@@ -1,6 +1,6 @@
 // What all kernels share. No CUDA header is included, so that NVRTC alone can compile them.
 //
-// Arrays are channels last and contiguous. A voxel's number within its sample is an int (launchers
+// Arrays are channels last and contiguous, but for a View. A voxel's number within its sample is an int (launchers
 // leave larger samples to the reference); whatever addresses memory is an Index of 64 bits.
 
 using Index = long long;
@@ -25,13 +25,25 @@ struct bfloat16 {
 #endif
 using Real = REAL;
 
-// Neighbours that one thread reads or writes at once, 16 bytes at a time where they are whole ones.
+// Neighbours that one thread reads or writes at once, 16 bytes at a time where they are whole ones,
+// or 8.
 template <int WIDTH, class T = Real>
-struct alignas(WIDTH * sizeof(T) % 16 ? sizeof(T) : 16) Several {
+struct alignas(WIDTH * sizeof(T) % 8 ? sizeof(T) : WIDTH * sizeof(T) % 16 ? 8 : 16) Several {
     T values[WIDTH];
 
     __device__ T &operator[](int i) { return values[i]; }
     __device__ const T &operator[](int i) const { return values[i]; }
+};
+
+// An array, or some channels of a larger one where they lie: from a voxel to the next it is `pitch`
+// elements.
+struct View {
+    const Real *first;
+    Index pitch;
+
+    template <int WIDTH> __device__ const Several<WIDTH> &read(Index voxel, Index channel) const {
+        return *reinterpret_cast<const Several<WIDTH> *>(first + voxel * pitch + channel);
+    }
 };
 
 extern __shared__ __align__(128) double shared_memory[];

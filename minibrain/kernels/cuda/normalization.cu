@@ -2,8 +2,8 @@
 // channels): a group is what shares statistics, one sample in instance norm, the whole batch in
 // batch norm. Of any parameter or statistic, `line` is group * channels + channel.
 //
-//   forward    sum_centred, finish_statistics -> mean, variance, inv_std; then normalize, or
-//              make_lines, after which the activation is pending until somebody writes it
+//   forward    sum_centred, finish_statistics -> mean, variance, inv_std; then normalize, or the
+//              activation is pending until somebody writes it
 //   backward   sum_gradients -> dbeta, dgamma and the two means; normalize_backward
 //
 // With ReLU and dropout, backward finds out from x once more who passed them.
@@ -11,6 +11,7 @@
 // Moves: forward x once; normalize and write_pending x and y once; backward x and dy twice and dx
 // once. The sums are cut as sum_over_voxels says; elsewhere a thread writes what it computes, WIDTH
 // channels of a voxel: 8, if the channels are a multiple of it.
+#include "parts.cuh"
 
 // Unless who wrote x has summed it already, see saved.Summed, whose sums have no x0 taken off them:
 // quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. It cannot be
@@ -43,20 +44,25 @@ extern "C" __global__ void sum_centred_8(const Real *x, Index voxels, Index chan
     sum_centred<8>(x, voxels, channels, partial);
 }
 
-extern "C" __global__ void finish_statistics(const Real *x, const double *sums, float *mean,
-                                             float *variance, Index lines, Index voxels,
-                                             Index channels) {
-    Index line = global_thread();
-    if (line >= lines) return;
-    double sum = sums[line], squares = sums[lines + line];
-    float first = x ? float(x[line / channels * voxels * channels + line % channels]) : 0;
-    mean[line] = first + sum / voxels;
+// The parts of these sums are added, and a pending activation gets its lines; see parts.cuh.
+extern "C" __global__ void finish_statistics(const Real *x, const double *partial, Index groups,
+                                             Index parts, Index voxels, Index channels, double eps,
+                                             const float *gamma, const float *beta, float *mean,
+                                             float *variance, float *inv_std, float *lines) {
+    Index line = global_column(), group = line / channels, channel = line % channels;
+    bool here = group < groups;
+    partial += group * parts * channels + channel;
+    double sum = sum_of_parts(partial, parts, channels, here);
+    partial += groups * parts * channels;
+    double squares = sum_of_parts(partial, parts, channels, here);
+    if (!here || threadIdx.y > 0) return;
+    mean[line] = (x ? float(x[group * voxels * channels + channel]) : 0) + sum / voxels;
     variance[line] = (squares - sum * sum / voxels) / voxels;
-}
-
-extern "C" __global__ void invert(const float *variance, float *inv_std, Index lines, double eps) {
-    Index line = global_thread();
-    if (line < lines) inv_std[line] = 1 / sqrtf(variance[line] + float(eps));
+    inv_std[line] = 1 / sqrtf(variance[line] + float(eps));
+    if (!lines) return;
+    lines[3 * line] = mean[line];
+    lines[3 * line + 1] = inv_std[line] * gamma[channel];
+    lines[3 * line + 2] = beta[channel];
 }
 
 extern "C" __global__ void normalize(const Real *x, const float *gamma, const float *beta,
@@ -66,16 +72,6 @@ extern "C" __global__ void normalize(const Real *x, const float *gamma, const fl
     if (i >= size) return;
     Index channel = i % channels, line = i / channels / voxels * channels + channel;
     y[i] = (x[i] - mean[line]) * inv_std[line] * gamma[channel] + beta[channel];
-}
-
-extern "C" __global__ void make_lines(const float *mean, const float *inv_std, const float *gamma,
-                                      const float *beta, float *lines, Index length,
-                                      Index channels) {
-    Index line = global_thread();
-    if (line >= length) return;
-    lines[3 * line] = mean[line];
-    lines[3 * line + 1] = inv_std[line] * gamma[line % channels];
-    lines[3 * line + 2] = beta[line % channels];
 }
 
 template <int WIDTH>
@@ -103,11 +99,10 @@ extern "C" __global__ void write_pending_8(const Real *raw, const float *lines, 
 template <int WIDTH> struct Upstream {
     float xhat[WIDTH], gradient[WIDTH];
 
-    __device__ Upstream(const Real *dy, const Real *x, const Pending &pending, const float *mean,
-                        const float *inv_std, Index i, Index line) {
+    __device__ Upstream(const Several<WIDTH> &dy, const Real *x, const Pending &pending,
+                        const float *mean, const float *inv_std, Index i, Index line) {
         using Values = Several<WIDTH>;
-        Values values = *reinterpret_cast<const Values *>(x + i);
-        Values upstream = *reinterpret_cast<const Values *>(dy + i);
+        Values values = *reinterpret_cast<const Values *>(x + i), upstream = dy;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             xhat[j] = (values[j] - mean[line + j]) * inv_std[line + j];
@@ -126,13 +121,14 @@ template <int WIDTH> struct Upstream {
 
 // Quantity 0: sum of dy; 1: sum of dy * xhat.
 template <int WIDTH>
-__device__ void sum_gradients(const Real *dy, const Real *x, const Pending &pending,
+__device__ void sum_gradients(const View &dy, const Real *x, const Pending &pending,
                               const float *mean, const float *inv_std, Index voxels,
                               Index channels, double *partial) {
-    Index group = blockIdx.z * voxels * channels;
+    Index group = blockIdx.z * voxels;
     auto add = [&](Index voxel, int channel, double *sums) {
-        Upstream<WIDTH> up(dy, x, pending, mean, inv_std, group + voxel * channels + channel,
-                           blockIdx.z * channels + channel);
+        voxel += group;
+        Upstream<WIDTH> up(dy.read<WIDTH>(voxel, channel), x, pending, mean, inv_std,
+                           voxel * channels + channel, blockIdx.z * channels + channel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             sums[j] += up.gradient[j];
@@ -142,24 +138,24 @@ __device__ void sum_gradients(const Real *dy, const Real *x, const Pending &pend
     sum_over_voxels<2, WIDTH>(voxels, channels, partial, add);
 }
 
-extern "C" __global__ void sum_gradients_1(const Real *dy, const Real *x, const float *lines,
-                                           Dropout dropout, const float *mean,
+extern "C" __global__ void sum_gradients_1(const Real *dy, Index pitch, const Real *x,
+                                           const float *lines, Dropout dropout, const float *mean,
                                            const float *inv_std, Index voxels, Index channels,
                                            double *partial) {
-    sum_gradients<1>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+    sum_gradients<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
-extern "C" __global__ void sum_gradients_8(const Real *dy, const Real *x, const float *lines,
-                                           Dropout dropout, const float *mean,
+extern "C" __global__ void sum_gradients_8(const Real *dy, Index pitch, const Real *x,
+                                           const float *lines, Dropout dropout, const float *mean,
                                            const float *inv_std, Index voxels, Index channels,
                                            double *partial) {
-    sum_gradients<8>(dy, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+    sum_gradients<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
 }
 
 // dx = inv_std * gamma * (dy - mean(dy) - xhat * mean(dy * xhat)); without `sums` the statistics
 // were given, and nothing flows through them.
 template <int WIDTH>
-__device__ void normalize_backward(const Real *dy, const Real *x, const Pending &pending,
+__device__ void normalize_backward(const View &dy, const Real *x, const Pending &pending,
                                    const float *mean, const float *inv_std, const float *gamma,
                                    const double *sums, Real *dx, Index size, Index voxels,
                                    Index channels) {
@@ -167,7 +163,7 @@ __device__ void normalize_backward(const Real *dy, const Real *x, const Pending 
     if (i >= size) return;
     Index channel = i % channels, line = i / channels / voxels * channels + channel;
     Index lines = size / voxels;
-    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, i, line);
+    Upstream<WIDTH> up(dy.read<WIDTH>(i / channels, channel), x, pending, mean, inv_std, i, line);
     Several<WIDTH> values;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
@@ -182,20 +178,20 @@ __device__ void normalize_backward(const Real *dy, const Real *x, const Pending 
     *reinterpret_cast<Several<WIDTH> *>(dx + i) = values;
 }
 
-extern "C" __global__ void normalize_backward_1(const Real *dy, const Real *x, const float *lines,
-                                                Dropout dropout, const float *mean,
-                                                const float *inv_std, const float *gamma,
-                                                const double *sums, Real *dx, Index size,
-                                                Index voxels, Index channels) {
-    normalize_backward<1>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
-                          channels);
+extern "C" __global__ void normalize_backward_1(const Real *dy, Index pitch, const Real *x,
+                                                const float *lines, Dropout dropout,
+                                                const float *mean, const float *inv_std,
+                                                const float *gamma, const double *sums, Real *dx,
+                                                Index size, Index voxels, Index channels) {
+    normalize_backward<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size,
+                          voxels, channels);
 }
 
-extern "C" __global__ void normalize_backward_8(const Real *dy, const Real *x, const float *lines,
-                                                Dropout dropout, const float *mean,
-                                                const float *inv_std, const float *gamma,
-                                                const double *sums, Real *dx, Index size,
-                                                Index voxels, Index channels) {
-    normalize_backward<8>(dy, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size, voxels,
-                          channels);
+extern "C" __global__ void normalize_backward_8(const Real *dy, Index pitch, const Real *x,
+                                                const float *lines, Dropout dropout,
+                                                const float *mean, const float *inv_std,
+                                                const float *gamma, const double *sums, Real *dx,
+                                                Index size, Index voxels, Index channels) {
+    normalize_backward<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size,
+                          voxels, channels);
 }

@@ -11,9 +11,16 @@ from minibrain.kernels.cuda.arguments import (
     alike,
     blocks_for,
     contiguous,
+    pitched,
     supported,
 )
-from minibrain.kernels.cuda.reduce import add_parts, group_sums, sums_over_voxels
+from minibrain.kernels.cuda.reduce import (
+    add_parts,
+    group_sums,
+    launch_columns,
+    partial_sums,
+    sums_over_voxels,
+)
 from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
 from minibrain.saved import NormSaved, Pending, Summed
 
@@ -22,7 +29,7 @@ from minibrain.saved import NormSaved, Pending, Summed
 def instance_norm_forward(x, gamma, beta, *, eps=1e-5):
     if not instance_norm_fits(x, gamma, beta):
         return NotImplemented
-    saved = instance_norm(x, gamma, eps)
+    saved = instance_norm(x, gamma, beta, eps)
     return _normalize(saved, beta), saved
 
 
@@ -33,14 +40,15 @@ def batch_norm_forward(
     if not _fit(x, gamma, beta):
         return NotImplemented
     if training and x.size > x.shape[-1]:
-        axes = tuple(range(x.ndim - 1))
-        saved = _saved(x, gamma, *_statistics(x, groups=1), eps, axes)
+        saved = _computed(x, gamma, beta, eps, axes=tuple(range(x.ndim - 1)))
         return _normalize(saved, beta), saved
     if training or running_mean is None or running_variance is None:
         return NotImplemented
     if not _fit(x, running_mean, running_variance):
         return NotImplemented
-    saved = _saved(x, gamma, *contiguous(running_mean, running_variance), eps, axes=())
+    mean, variance = contiguous(running_mean, running_variance)
+    inv_std = 1 / array_module(mean).sqrt(variance + np.float32(eps))
+    saved = NormSaved(*contiguous(written(x), gamma), mean, variance, inv_std, axes=())
     return _normalize(saved, beta), saved
 
 
@@ -56,34 +64,28 @@ def instance_norm_fits(x, gamma, beta) -> bool:
     return _fit(x, gamma, beta) and x[0].size > x.shape[-1]
 
 
-def instance_norm(x, gamma, eps) -> NormSaved:
-    """The statistics of every channel of every sample."""
-    return _saved(x, gamma, *_statistics(x, groups=len(x)), eps, tuple(range(1, x.ndim - 1)))
+def instance_norm(x, gamma, beta, eps, lines=None) -> NormSaved:
+    """The statistics of every channel of every sample, and the lines of a Pending to be filled."""
+    return _computed(x, gamma, beta, eps, tuple(range(1, x.ndim - 1)), lines)
 
 
-def _saved(x, gamma, mean, variance, eps, axes):
-    inv_std = array_module(mean).empty(mean.shape, np.float32)
-    arguments = [variance, inv_std, mean.size, float(eps)]
-    loader.launch("normalization.invert", blocks_for(mean.size), (THREADS,), arguments)
-    return NormSaved(*contiguous(written(x), gamma), mean, variance, inv_std, axes)
-
-
-def _statistics(x, groups):
-    """Mean and variance of every channel in every group; they broadcast against x."""
-    channels = x.shape[-1]
+def _computed(x, gamma, beta, eps, axes, lines=None):
+    """With mean, variance and 1/σ of every channel in every group; they broadcast against x."""
+    groups, channels = 1 if 0 in axes else len(x), x.shape[-1]
     voxels = x.size // groups // channels
+    values, gamma, beta = contiguous(written(x), gamma, beta)
     if isinstance(x, Summed):
-        origin, sums = None, group_sums(x.sums, 2 * groups)
+        origin, partial = None, group_sums(x.sums, 2 * groups)
     else:
-        (origin,) = contiguous(x)
-        width = in_one_go(x)
+        origin, width = values, in_one_go(x)
         kernel, sizes = f"normalization.sum_centred_{width}", (groups, voxels, channels)
-        sums = sums_over_voxels(kernel, origin, 2, *sizes, [origin], width=width)
+        partial = partial_sums(kernel, values, 2, *sizes, [values], width)
     shape = (groups, *(1,) * (x.ndim - 2), channels)
-    mean, variance = (array_module(sums).empty(shape, np.float32) for _ in range(2))
-    arguments = [origin, sums, mean, variance, mean.size, voxels, channels]
-    loader.launch("normalization.finish_statistics", blocks_for(mean.size), (THREADS,), arguments)
-    return mean, variance
+    statistics = [array_module(values).empty(shape, np.float32) for _ in range(3)]
+    sizes = groups, partial.shape[2], voxels, channels
+    arguments = [origin, partial, *sizes, float(eps), gamma, beta, *statistics, lines]
+    launch_columns("normalization.finish_statistics", groups * channels, arguments)
+    return NormSaved(values, gamma, *statistics, axes)
 
 
 def _normalize(saved: NormSaved, beta):
@@ -99,10 +101,10 @@ def normalize_backward(dy, saved: NormSaved, pending: Pending | None = None):
     x, gamma, mean, _, inv_std, axes = saved
     if not (alike(dy, x) and gamma.dtype == mean.dtype == np.float32):
         return NotImplemented
-    dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    dy, (x, gamma, mean, inv_std) = pitched(dy), contiguous(x, gamma, mean, inv_std)
     size, voxels, channels = _sizes(x, mean)
-    width, groups = in_one_go(x), mean.size // channels
-    upstream = [dy, *pending_arguments(x if pending is None else pending), mean, inv_std]
+    width, groups = in_one_go(x, dy), mean.size // channels
+    upstream = [*dy, *pending_arguments(x if pending is None else pending), mean, inv_std]
     kernel, sizes = f"normalization.sum_gradients_{width}", (groups, voxels, channels)
     sums = sums_over_voxels(kernel, x, 2, *sizes, upstream, width=width)
     dbeta, dgamma = add_parts(sums, 1, "add_parts_to_float", np.float32)

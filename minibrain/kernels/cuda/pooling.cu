@@ -1,11 +1,12 @@
-// Max-pool, nearest upsampling, concatenation and their gradients. One thread for each element that
-// is written; gradients are gathered, in the order of the taps, so that nobody adds to what
-// somebody else writes. Max-pool and concatenation take what is pending, and a thread WIDTH channels
-// of a voxel: 8, if the channels are a multiple of it.
+// Max-pool, nearest upsampling, their gradients, and concatenation, whose gradients are views. One
+// thread for each element that is written; gradients are gathered, in the order of the taps, so that
+// nobody adds to what somebody else writes. In max-pool and concatenation a thread takes WIDTH
+// channels of a voxel: 8, if the channels are a multiple of it; forward they take what is pending.
 //
 // Moves, per element written: max_pool_forward K values of x, each from memory once if windows do
-// not overlap; max_pool_backward the dy and winners of the windows that hold it; the others one
-// value (upsample_backward: the values of its block).
+// not overlap, and writes besides y a byte, the winner's number; max_pool_backward the dy and
+// winners of the windows that hold it, and dskip, which is added before the sum is rounded; the
+// others one value (upsample_backward: the values of its block).
 
 // Element i of an array (samples, voxels, channels).
 struct Element {
@@ -17,8 +18,10 @@ struct Element {
         : sample(i / channels / voxels), voxel(i / channels % voxels), channel(i % channels) {}
 };
 
+using Number = unsigned char;  // of a tap
+
 template <int WIDTH>
-__device__ void max_pool_forward(const Real *x, const Pending &pending, Real *y, int *winner,
+__device__ void max_pool_forward(const Real *x, const Pending &pending, Real *y, Number *winner,
                                  const Geometry &geometry, Index size, Index channels) {
     using Values = Several<WIDTH>;
     Index i = WIDTH * global_thread();
@@ -27,7 +30,7 @@ __device__ void max_pool_forward(const Real *x, const Pending &pending, Real *y,
     Position output = position_of(e.voxel, geometry.output);
     Index sample = e.sample * geometry.input_voxels();
     Several<WIDTH> largest;
-    Several<WIDTH, int> first;  // of equal values the first one wins
+    Several<WIDTH, Number> first;  // of equal values the first one wins
     for (int j = 0; j < WIDTH; ++j) largest[j] = -1.0f / 0.0f, first[j] = 0;
     for (int tap = 0; tap < geometry.taps(); ++tap) {
         int voxel = input_voxel(output, position_of(tap, geometry.kernel), geometry);
@@ -43,35 +46,59 @@ __device__ void max_pool_forward(const Real *x, const Pending &pending, Real *y,
         }
     }
     *reinterpret_cast<Values *>(y + i) = largest;
-    *reinterpret_cast<Several<WIDTH, int> *>(winner + i) = first;
+    *reinterpret_cast<Several<WIDTH, Number> *>(winner + i) = first;
 }
 
 extern "C" __global__ void max_pool_forward_1(const Real *x, const float *lines, Dropout dropout,
-                                              Real *y, int *winner, Geometry geometry, Index size,
-                                              Index channels) {
+                                              Real *y, Number *winner, Geometry geometry,
+                                              Index size, Index channels) {
     max_pool_forward<1>(x, {lines, dropout}, y, winner, geometry, size, channels);
 }
 
 extern "C" __global__ void max_pool_forward_8(const Real *x, const float *lines, Dropout dropout,
-                                              Real *y, int *winner, Geometry geometry, Index size,
-                                              Index channels) {
+                                              Real *y, Number *winner, Geometry geometry,
+                                              Index size, Index channels) {
     max_pool_forward<8>(x, {lines, dropout}, y, winner, geometry, size, channels);
 }
 
-extern "C" __global__ void max_pool_backward(const Real *dy, const int *winner, Real *dx,
-                                             Geometry geometry, Index size, Index channels) {
-    Index i = global_thread();
+template <int WIDTH>
+__device__ void max_pool_backward(const Real *dy, const Number *winner, const View &dskip, Real *dx,
+                                  const Geometry &geometry, Index size, Index channels) {
+    using Values = Several<WIDTH>;
+    using Numbers = Several<WIDTH, Number>;
+    Index i = WIDTH * global_thread();
     if (i >= size) return;
     Element e(i, geometry.input_voxels(), channels);
     Position input = position_of(e.voxel, geometry.input);
-    Index sample = e.sample * geometry.output_voxels() * channels + e.channel;
-    float sum = 0;
+    Index sample = e.sample * geometry.output_voxels();
+    float sums[WIDTH] = {};
     for (int tap = 0; tap < geometry.taps(); ++tap) {
         int voxel = output_voxel(input, position_of(tap, geometry.kernel), geometry);
-        Index from = sample + voxel * channels;
-        if (voxel >= 0 && winner[from] == tap) sum += dy[from];
+        if (voxel < 0) continue;
+        Index from = (sample + voxel) * channels + e.channel;
+        Values gradient = *reinterpret_cast<const Values *>(dy + from);
+        Numbers won = *reinterpret_cast<const Numbers *>(winner + from);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            if (won[j] == tap) sums[j] += gradient[j];
     }
-    dx[i] = sum;
+    Values values = {};
+    if (dskip.first) values = dskip.read<WIDTH>(i / channels, e.channel);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) values[j] = sums[j] + values[j];
+    *reinterpret_cast<Values *>(dx + i) = values;
+}
+
+extern "C" __global__ void max_pool_backward_1(const Real *dy, const Number *winner,
+                                               const Real *dskip, Index pitch, Real *dx,
+                                               Geometry geometry, Index size, Index channels) {
+    max_pool_backward<1>(dy, winner, {dskip, pitch}, dx, geometry, size, channels);
+}
+
+extern "C" __global__ void max_pool_backward_8(const Real *dy, const Number *winner,
+                                               const Real *dskip, Index pitch, Real *dx,
+                                               Geometry geometry, Index size, Index channels) {
+    max_pool_backward<8>(dy, winner, {dskip, pitch}, dx, geometry, size, channels);
 }
 
 // The geometry of upsampling is that of a pooling back from y, its input, to x: kernel = stride.
@@ -131,15 +158,4 @@ extern "C" __global__ void concat_forward_8(const Real *a, const float *a_lines,
                                             Index b_channels) {
     concat_forward<8>(a, {a_lines, a_dropout}, b, {b_lines, b_dropout}, y, size, voxels, a_channels,
                       b_channels);
-}
-
-extern "C" __global__ void concat_backward(const Real *dy, Real *da, Real *db, Index size,
-                                           Index a_channels, Index b_channels) {
-    Index i = global_thread(), channels = a_channels + b_channels;
-    if (i >= size) return;
-    Index voxel = i / channels, c = i % channels;
-    if (c < a_channels)
-        da[voxel * a_channels + c] = dy[i];
-    else
-        db[voxel * b_channels + c - a_channels] = dy[i];
 }

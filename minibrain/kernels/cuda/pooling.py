@@ -1,21 +1,36 @@
 """Max-pool, upsampling and concatenation; see pooling.cu."""
 
+from dataclasses import dataclass, replace
+from math import prod
+
 import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
-from minibrain.kernels import takes
+from minibrain.kernels import takes, written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     THREADS,
+    alike,
     blocks_for,
     contiguous,
     numbered,
     packed_geometry,
+    pitched,
     supported,
 )
 from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
-from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, Pending, UpsampleSaved
+from minibrain.saved import (
+    Array,
+    ConcatSaved,
+    DuckArray,
+    Joined,
+    MaxPoolSaved,
+    Pending,
+    UpsampleSaved,
+)
+
+MOST_TAPS = 256  # whose numbers fit into the byte that kernels keep of each winner
 
 
 @takes(Pending, Joined)
@@ -24,11 +39,13 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
         return NotImplemented
     stride = kernel_size if stride is None else stride
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
-    if not numbered(geometry) or axis_of_padding_only(geometry) is not None:
+    if not numbered(geometry) or prod(geometry.kernel_size) > MOST_TAPS:
+        return NotImplemented
+    if axis_of_padding_only(geometry) is not None:
         return NotImplemented  # the reference says what is wrong
     x, *pending = pending_arguments(x)
     y = _empty(x, geometry.output_size)
-    winner = array_module(x).empty(y.shape, np.int32)
+    winner = array_module(x).empty(y.shape, np.uint8)
     _launch("max_pool_forward", [x, *pending, y, winner], geometry, y, in_one_go(y))
     return y, MaxPoolSaved(winner, geometry)
 
@@ -37,10 +54,46 @@ def max_pool_backward(dy, saved: MaxPoolSaved):
     winner, geometry = saved
     if not (_fits(dy) and numbered(geometry) and dy.shape == winner.shape):
         return NotImplemented
-    dy, winner = contiguous(dy, winner)
-    dx = _empty(dy, geometry.input_size)
-    _launch("max_pool_backward", [dy, winner, dx], geometry, dx)
-    return dx
+    return Unpooled(dy, saved) if winner.dtype == np.uint8 else NotImplemented
+
+
+@dataclass(frozen=True, eq=False)
+class Unpooled(DuckArray):
+    """The gradient of what was pooled, before it is written.
+
+    In a U-Net another is added to it next, that by way of the skip. The kernel that writes the sum
+    does so in one pass where there were two; in bfloat16 it is rounded once. Nothing is computed
+    before somebody asks for the array.
+
+    dy : (N, *T, C)
+    dskip : (N, *S, C), what has been added; it may be some channels of a larger array
+    """
+
+    dy: Array
+    saved: MaxPoolSaved
+    dskip: Array | None = None
+
+    @property
+    def shape(self):
+        return (len(self.dy), *self.saved.geometry.input_size, self.dy.shape[-1])
+
+    @property
+    def dtype(self):
+        return self.dy.dtype
+
+    def __add__(self, other):
+        is_first = self.dskip is None and isinstance(other, type(self.dy)) and alike(other, self)
+        return replace(self, dskip=other) if is_first else self.write() + written(other)
+
+    __iadd__ = __add__
+
+    def write(self):
+        geometry, dskip = self.saved.geometry, pitched(self.dskip)
+        dy, winner = contiguous(self.dy, self.saved.winner)
+        dx = _empty(dy, geometry.input_size)
+        arrays = [dy, winner, *dskip, dx]
+        _launch("max_pool_backward", arrays, geometry, dx, in_one_go(dx, dskip))
+        return dx
 
 
 def upsample_forward(x, factor=2):
@@ -72,17 +125,6 @@ def concat_forward(a, b):
     if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
         return NotImplemented
     return Joined(a, b), ConcatSaved(a.shape[-1])
-
-
-def concat_backward(dy, saved: ConcatSaved):
-    channels = saved.channels, dy.shape[-1] - saved.channels
-    if not supported(dy) or min(channels) < 1:
-        return NotImplemented
-    (dy,) = contiguous(dy)
-    da, db = (array_module(dy).empty((*dy.shape[:-1], c), dy.dtype) for c in channels)
-    arguments = [dy, da, db, dy.size, *channels]
-    loader.launch("pooling.concat_backward", blocks_for(dy.size), (THREADS,), arguments)
-    return da, db
 
 
 def _fits(x):

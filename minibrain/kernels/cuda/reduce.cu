@@ -1,24 +1,15 @@
 // Sums in two stages: parts of it, block by block, and then the parts, in order.
 //
-// add_parts_*: partial (rows, parts, length) -> sums (rows, length). A block adds COLUMNS sums up:
-// of its LANES threads for each, one takes every LANES-th part, and then the first adds the lanes,
-// in order, and writes. Moves the partial sums once; they are few.
-constexpr int COLUMNS = 32, LANES = 8;
+// add_parts_*: partial (rows, parts, length) -> sums (rows, length), each by a column of threads,
+// see parts.cuh. Moves the partial sums once; they are few.
+#include "parts.cuh"
 
 template <class From, class To>
 __device__ void add_parts(const From *partial, To *sums, Index rows, Index parts, Index length) {
-    double(*lanes)[COLUMNS] = reinterpret_cast<double(*)[COLUMNS]>(shared_memory);
-    Index i = blockIdx.x * (Index)COLUMNS + threadIdx.x;
-    double sum = 0;
-    if (i < rows * length) {
-        const From *first = partial + i / length * parts * length + i % length;
-        for (Index part = threadIdx.y; part < parts; part += LANES) sum += first[part * length];
-    }
-    lanes[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y > 0 || i >= rows * length) return;
-    for (int lane = 1; lane < LANES; ++lane) sum += lanes[lane][threadIdx.x];
-    sums[i] = sum;
+    Index i = global_column();
+    bool here = i < rows * length;
+    double sum = sum_of_parts(partial + i / length * parts * length + i % length, parts, length, here);
+    if (here && threadIdx.y == 0) sums[i] = sum;
 }
 
 extern "C" __global__ void add_parts_to_double(const double *partial, double *sums, Index rows,

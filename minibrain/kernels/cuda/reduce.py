@@ -8,26 +8,23 @@ from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, ceil_divide, contiguous
 
-COLUMNS, LANES = 32, 8  # as in reduce.cu
+COLUMNS, LANES = 32, 8  # as in parts.cuh
 MOST_PARTS = 256  # of the voxels of a group
 ROWS_EACH = 16  # voxels that a thread adds at least, if there are as many
 
 
-def sums_over_voxels(
-    kernel, first, quantities, groups, voxels, channels, arguments, out="double", width=1
-):
-    """Run a kernel that ends in sum_over_voxels, and add its parts.
+def partial_sums(kernel, first, quantities, groups, voxels, channels, arguments, width=1):
+    """Run a kernel that ends in sum_over_voxels.
 
     Parameters
     ----------
     kernel : its name; it takes `arguments`, then voxels, channels and the partial sums
     first : an array on the device
-    out : "double" or "float"
     width : channels that a thread takes at once, a divisor of their number
 
     Returns
     -------
-    (quantities, groups, channels) float64 or float32 array
+    (quantities, groups, parts, channels) float64 array
     """
     xp = array_module(first)
     threads = min(32, 1 << (channels // width - 1).bit_length())
@@ -41,7 +38,12 @@ def sums_over_voxels(
         [*arguments, voxels, channels, partial],
         shared_bytes=8 * quantities * width * THREADS,
     )
-    return add_parts(partial, 2, f"add_parts_to_{out}", np.float32 if out == "float" else None)
+    return partial
+
+
+def sums_over_voxels(*arguments, **options):
+    """The parts of `partial_sums`, added: (quantities, groups, channels) float64 array."""
+    return add_parts(partial_sums(*arguments, **options), 2, "add_parts_to_double")
 
 
 def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
@@ -50,18 +52,24 @@ def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
     length = partial.shape[axis + 1 :]
     sums = array_module(partial).empty((*rows, *length), dtype or partial.dtype)
     arguments = [partial, sums, prod(rows), parts, prod(length)]
-    grid, block = (ceil_divide(sums.size, COLUMNS),), (COLUMNS, LANES)
-    loader.launch(f"reduce.{kernel}", grid, block, arguments, shared_bytes=8 * COLUMNS * LANES)
+    launch_columns(f"reduce.{kernel}", sums.size, arguments)
     return sums
+
+
+def launch_columns(kernel, columns, arguments):
+    """Run a kernel of which a column of threads makes a sum; see parts.cuh."""
+    grid, block = (ceil_divide(columns, COLUMNS),), (COLUMNS, LANES)
+    loader.launch(kernel, grid, block, arguments, shared_bytes=8 * COLUMNS * LANES)
 
 
 def channel_sum(x):
     """(..., C) -> (C,): sum over everything but the channels."""
-    return group_sums(x, 1, "float")[0]
+    return add_parts(group_sums(x, 1), 2, "add_parts_to_float", np.float32).reshape(x.shape[-1])
 
 
-def group_sums(x, groups, out="double"):
-    """(groups, C): the same for each of so many equal parts of x, one after the other in memory."""
+def group_sums(x, groups):
+    """The same, in parts, for each of so many groups of x, one after the other in memory:
+    (1, groups, parts, C)."""
     (x,) = contiguous(x)
     sizes = groups, x.size // x.shape[-1] // groups, x.shape[-1]
-    return sums_over_voxels("reduce.sum_channels", x, 1, *sizes, [x], out)[0]
+    return partial_sums("reduce.sum_channels", x, 1, *sizes, [x])

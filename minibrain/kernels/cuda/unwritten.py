@@ -2,30 +2,19 @@
 
 from math import prod
 
-import numpy as np
-
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
-from minibrain.saved import DropoutSaved, DuckArray, Joined, NormSaved, Pending, Summed
+from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
 
 
-def pending_norm(norm: NormSaved, beta, dropout: DropoutSaved) -> Pending:
-    """What is normalised, and goes through ReLU and dropout."""
-    x, gamma, mean, _, inv_std, _ = norm
-    lines = array_module(x).empty((*mean.shape, 3), np.float32)
-    arguments = [mean, inv_std, gamma, *contiguous(beta), lines, mean.size, x.shape[-1]]
-    loader.launch("normalization.make_lines", blocks_for(mean.size), (THREADS,), arguments)
-    return Pending(x, lines, dropout)
-
-
 def write(duck_array: DuckArray):
     """The array that it stands for."""
-    if isinstance(duck_array, Summed):
-        return duck_array.values
-    return _join(duck_array) if isinstance(duck_array, Joined) else _activate(duck_array)
+    if isinstance(duck_array, Joined):
+        return _join(duck_array)
+    return _activate(duck_array) if isinstance(duck_array, Pending) else duck_array.write()
 
 
 def pending_arguments(x):
@@ -37,9 +26,14 @@ def pending_arguments(x):
     return [*contiguous(x), None, packed_dropout(NO_DROPOUT)]
 
 
-def in_one_go(x) -> int:
-    """How many channels of a voxel a thread takes."""
-    return 1 if x.shape[-1] % 8 else 8
+def in_one_go(x, *views) -> int:
+    """How many channels of a voxel a thread takes: 8, where they are a multiple of it and those of
+    every view, see `pitched`, begin at a multiple of 16 bytes."""
+    begin_so = all(
+        array is None or (pitch % 8 == 0 and loader.address(array) % 16 == 0)
+        for array, pitch in views
+    )
+    return 8 if x.shape[-1] % 8 == 0 and begin_so else 1
 
 
 def _activate(pending: Pending):
