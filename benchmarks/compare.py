@@ -25,6 +25,7 @@ from minibrain.evaluation.comparison import compare
 from minibrain.evaluation.judging import score_run
 from minibrain.evaluation.scores import Evaluation
 from minibrain.report.tables import plain, scores_as_dict
+from minibrain.runs.config import SMALL_2D, SMALL_3D, Config
 from minibrain.runs.finished_run import read_run
 
 SEEDS = (0, 1, 2)
@@ -32,17 +33,17 @@ PHANTOMS = {"phantom_seed": 3}  # others than those the recipe was tuned on
 QUICK = {"phantom_cases": 12, "phantom_size": (32, 32, 24), "epochs": 2}
 
 
-def networks() -> dict[str, experiment.Config]:
+def networks() -> dict[str, Config]:
     """What is compared, the first with all others.
 
     All are trained for two thirds of their usual epochs, but the 2D network for twice as many: at
     16 it has only begun to learn, and an epoch of it takes half as long. Patches show as many
     voxels in a step.
     """
-    volumes = replace(experiment.SMALL_3D, epochs=16)
+    volumes = replace(SMALL_3D, epochs=16)
     return {
         "3d": volumes,
-        "2d": replace(experiment.SMALL_2D, epochs=32),
+        "2d": replace(SMALL_2D, epochs=32),
         "attention": replace(volumes, network="brain_3d_attention_small"),
         "patches": replace(volumes, patch_size=(16, 16, 16), batch_size=8 * volumes.batch_size),
     }
@@ -72,7 +73,7 @@ def main(arguments=None) -> None:
     print(f"\n{_table(results)}\n\nwritten to {options.output}")
 
 
-def _alone(config: experiment.Config) -> Path:
+def _alone(config: Config) -> Path:
     """Run in a process of its own, which finds nothing in memory that another run has left."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(experiment.run, config).result()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import results_file
 from minibrain import experiment
+from minibrain.runs.config import SMALL_3D
 
 
 def main():
@@ -19,7 +20,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for family, seed in (("a", 0), ("b", 1)):
             config = replace(
-                experiment.SMALL_3D,
+                SMALL_3D,
                 output=str(Path(folder, family)),
                 device="cpu",
                 phantom_family=family,

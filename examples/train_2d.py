@@ -8,7 +8,7 @@ python examples/train_2d.py --data Task01_BrainTumour
 
 import sys
 
-from minibrain.cli import main
+from minibrain.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", "--network", "brain_2d", *sys.argv[1:]]))

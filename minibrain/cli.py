@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     options = vars(parser.parse_args(arguments))
     call = options.pop("call")
+    for name, value in options.items():
+        if value == "" or (isinstance(value, list) and "" in value):  # of a variable not set
+            parser.error(f"argument {name}: is empty")
     return _exit_code(lambda: call(**options))
 
 

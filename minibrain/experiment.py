@@ -5,18 +5,16 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_origin
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minibrain import models
-from minibrain.arrays import find_device, find_precision, precision_dtype
-from minibrain.data import phantom, split
+from minibrain.arrays import precision_dtype
+from minibrain.data import phantom_task, split
 from minibrain.data.decathlon import Task, open_task
 from minibrain.data.loader import SliceSamples, VolumeSamples
 from minibrain.data.patches import PatchSamples
@@ -24,74 +22,16 @@ from minibrain.data.prepare import prepare
 from minibrain.data.prepared import Prepared, PreparedCase
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import judge
-from minibrain.files import read_json
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
 from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.runs import checkpoint
+from minibrain.runs.config import Config, read_config, settled
 from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
 from minibrain.selftest import self_test
-
-
-@dataclass(frozen=True)
-class Config:
-    """All that decides a run.
-
-    `channels` and `every` choose what a 2D network sees. With `patch_size` a 3D network is trained
-    on patches and shown windows of that size, without it whole volumes.
-    """
-
-    network: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    data: str | None = None
-    output: str | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    seed: int = 1748
-    recipe: str = "reference"
-    channels: tuple[int, ...] | None = None
-    every: int = 1
-    patch_size: tuple[int, int, int] | None = None
-    halve_on_plateau: bool = False
-    clip_norm: float | None = None
-    phantom_cases: int = 24
-    phantom_size: tuple[int, int, int] = (240, 240, 155)
-    phantom_family: str = "a"
-    phantom_seed: int = 0
-
-
-REFERENCE_3D = Config("brain_3d", epochs=36, batch_size=2, learning_rate=1e-4)
-REFERENCE_2D = Config(
-    "brain_2d",
-    epochs=30,
-    batch_size=144,
-    learning_rate=1e-3,
-    channels=(0, 2),
-    every=8,
-    halve_on_plateau=True,
-)
-SMALL_PHANTOM = {"phantom_cases": 40, "phantom_size": (48, 48, 32)}
-SMALL_3D = replace(
-    REFERENCE_3D, network="brain_3d_small", epochs=24, learning_rate=2e-3, **SMALL_PHANTOM
-)
-SMALL_2D = replace(
-    REFERENCE_2D,
-    network="brain_2d_small",
-    epochs=24,
-    batch_size=16,
-    learning_rate=2e-3,
-    every=2,
-    **SMALL_PHANTOM,
-)
-ATTENTION_3D = replace(REFERENCE_3D, network="brain_3d_attention")
-SMALL_ATTENTION_3D = replace(SMALL_3D, network="brain_3d_attention_small")
-PRESETS = REFERENCE_3D, REFERENCE_2D, ATTENTION_3D, SMALL_3D, SMALL_2D, SMALL_ATTENTION_3D
-CONFIGS = {config.network: config for config in PRESETS}
 
 
 def run(config: Config) -> Path:
@@ -107,7 +47,7 @@ def run(config: Config) -> Path:
     ------
     InputError : anything about data, device or folders that the user can mend
     """
-    config = _settled(config)
+    config = settled(config)
     if config.data:
         config = replace(config, data=os.path.abspath(config.data))
     with RunFolder.claim(config.output, config.network) as folder:
@@ -132,7 +72,7 @@ def resume(path: str, **changes) -> Path:
         changes["data"] = os.path.abspath(changes["data"])
     with RunFolder.reopen(path) as folder:
         config = replace(read_config(folder.config), output=str(folder.path), **changes)
-        _run(_settled(config), folder)
+        _run(settled(config), folder)
     return folder.path
 
 
@@ -194,30 +134,6 @@ def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
     return {"validation_loss": float(np.mean(losses)), "validation_iou": iou}
 
 
-def read_config(path: Path) -> Config:
-    """The configuration of a run from its config.json; InputError if it is none."""
-    values = read_json(path, "a configuration")
-    try:
-        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        for field in fields(Config):
-            if not _fits(found := getattr(config, field.name), field.type):
-                raise ValueError(f"{field.name} {found!r} is not as expected")
-        if config.network in CONFIGS:
-            return config
-        raise ValueError(f"network {config.network!r} is none of {', '.join(CONFIGS)}")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
-
-
-def _fits(value, expected) -> bool:
-    """Whether a value read from JSON is of a field's type; float takes integers, too."""
-    if isinstance(expected, UnionType):
-        return any(_fits(value, option) for option in get_args(expected))
-    if get_origin(expected) is tuple:
-        return isinstance(value, tuple) and all(type(item) is int for item in value)
-    return type(value) is expected or (expected is float and type(value) is int)
-
-
 def _split(config: Config, cases: Sequence[PreparedCase], folder: RunFolder) -> split.Split:
     """Drawn anew, or as the folder has it."""
     if folder.splits.exists():
@@ -228,21 +144,6 @@ def _split(config: Config, cases: Sequence[PreparedCase], folder: RunFolder) -> 
 def _seen(config: Config) -> dict:
     """What of a volume the network is shown at a time, for inference."""
     return {"channels": config.channels, "patch_size": config.patch_size}
-
-
-def _settled(config: Config) -> Config:
-    """With the device and precision that "auto" stands for; InputError if something is wrong."""
-    for name in ("epochs", "batch_size", "learning_rate", "clip_norm"):
-        found = getattr(config, name)
-        if found is not None and not 0 < found < float("inf"):
-            raise InputError(f"{name}: got {found}, expected a finite number above 0")
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
-    if config.patch_size is not None and config.channels is not None:
-        found = config.patch_size
-        raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
-    device = find_device(config.device)
-    return replace(config, device=device, precision=find_precision(config.precision, device))
 
 
 def _open_task(config: Config, parent: Path) -> Task:
@@ -270,7 +171,7 @@ def _phantom_task(config: Config, parent: Path) -> Path:
     family, seed = config.phantom_family, config.phantom_seed
     name = f"phantom-{'x'.join(map(str, size))}-{cases}-{family}{seed}"
     folder = parent / name / "Task01_BrainTumour"
-    return phantom.write_task(folder, cases=cases, size=size, family=family, seed=seed)
+    return phantom_task.write_task(folder, cases=cases, size=size, family=family, seed=seed)
 
 
 def _select(cases, names: Sequence[str]) -> list:

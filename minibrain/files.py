@@ -6,6 +6,7 @@ What the disk refuses is an InputError that names the path.
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = error.strerror or f"{error}; is the disk full?"  # NumPy says how much was not
+        raise InputError(f"{path}: cannot be written: {reason}") from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -64,6 +66,17 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Before work whose results go into a folder, that may be missing yet: an error now, not then,
+    if it cannot be made or nothing can be written there. Leaves nothing behind."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def write_json(path: Path, value) -> None:

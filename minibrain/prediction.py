@@ -16,11 +16,12 @@ from minibrain.data.decathlon import Case, Task, open_task, read_case
 from minibrain.data.prepare import prepare_image, restore
 from minibrain.data.prepared import Geometry
 from minibrain.errors import InputError
-from minibrain.experiment import make_model, read_config
-from minibrain.files import make_folder, read_json
+from minibrain.experiment import make_model
+from minibrain.files import make_folder, read_json, require_writable
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
 from minibrain.runs.checkpoint import load_network
+from minibrain.runs.config import read_config
 from minibrain.runs.run_folder import require_run
 
 
@@ -92,6 +93,7 @@ def predict_files(
     jobs = [(case, _targets(output, case, probabilities)) for case in cases]
     _require_free([path for _, paths in jobs for path in paths])
     make_folder(output)
+    require_writable(output)
     failures = {}
     for case, paths in tqdm(jobs, "predict", unit="case", disable=not progress):
         try:

@@ -91,6 +91,7 @@ def train(network: str, resume: str | None, **options) -> None:
     Without data and without a GPU the small version of the network is trained.
     """
     from minibrain import experiment
+    from minibrain.runs.config import CONFIGS
 
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
@@ -100,14 +101,12 @@ def train(network: str, resume: str | None, **options) -> None:
         experiment.resume(resume, **given)
         return
     small = f"{network}_small"
-    if "data" not in given and small in experiment.CONFIGS:
+    if "data" not in given and small in CONFIGS:
         on_gpu = find_device(given.get("device", "auto")) == "cuda"
         network = network if on_gpu else small
-    if network not in experiment.CONFIGS:
-        raise InputError(
-            f"network: got {network!r}, expected one of {', '.join(experiment.CONFIGS)}"
-        )
-    experiment.run(replace(experiment.CONFIGS[network], **given))
+    if network not in CONFIGS:
+        raise InputError(f"network: got {network!r}, expected one of {', '.join(CONFIGS)}")
+    experiment.run(replace(CONFIGS[network], **given))
 
 
 def _predict(verbs) -> None:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from minibrain.data import nifti, phantom
+from minibrain.data import nifti, phantom_task
 from minibrain.data.decathlon import open_task
 from minibrain.data.nifti import Volume
 from minibrain.errors import InputError
@@ -183,7 +183,7 @@ def test_a_task_without_tumour_regions_has_classes_alone():
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    return open_task(phantom.write_task(folder, cases=2, size=(24, 24, 16), progress=False))
+    return open_task(phantom_task.write_task(folder, cases=2, size=(24, 24, 16), progress=False))
 
 
 def copy_labels(task, folder, change=lambda label, affine: (label, affine)):

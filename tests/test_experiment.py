@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from minibrain import cli, experiment
-from minibrain.data import phantom, prepare
+from minibrain.data import phantom_task, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import confusions_of
 from minibrain.metrics import confusion_matrix
+from minibrain.runs.config import SMALL_2D, SMALL_3D
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {"epochs": 2, "batch_size": 3, "device": "cpu", "seed": 3}
@@ -29,7 +30,7 @@ TINY = {"epochs": 2, "batch_size": 3, "device": "cpu", "seed": 3}
 def task_folder(tmp_path_factory):
     """Ten small phantoms, one of them moved into another orientation."""
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
+    phantom_task.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_003.nii.gz"
         file = nibabel.load(path)
@@ -51,7 +52,7 @@ def run_example(name, *arguments, folder):
     )
 
 
-@pytest.mark.parametrize("small", [experiment.SMALL_3D, experiment.SMALL_2D])
+@pytest.mark.parametrize("small", [SMALL_3D, SMALL_2D])
 def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, capsys):
     config = replace(small, data=str(task_folder), output=str(tmp_path / "run"), **TINY)
     folder = experiment.run(config)
@@ -101,7 +102,7 @@ def test_predictions_are_those_of_the_best_network_laid_over_the_file(task_folde
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(task_folder, tmp_path):
     def best(name, seed):
-        config = replace(experiment.SMALL_3D, data=str(task_folder), **TINY | {"epochs": 1})
+        config = replace(SMALL_3D, data=str(task_folder), **TINY | {"epochs": 1})
         folder = experiment.run(replace(config, output=str(tmp_path / name), seed=seed))
         with np.load(folder / "checkpoints" / "last.npz") as arrays:
             return b"".join(arrays[key].tobytes() for key in arrays.files if key != "about")
@@ -125,7 +126,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(task_folder, tm
 )
 def test_impossible_options_are_refused(option, value, task_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = replace(experiment.SMALL_3D, data=str(task_folder), **{option: value})
+    config = replace(SMALL_3D, data=str(task_folder), **{option: value})
     with pytest.raises(InputError, match=f"{option}: got {re.escape(str(value).strip())}|'fp8'"):
         experiment.run(config)
     assert not any(tmp_path.iterdir())
@@ -149,7 +150,7 @@ def rewritten(task_folder, folder, *, change_label=lambda label: label, channels
     return folder
 
 
-@pytest.mark.parametrize("small", [experiment.SMALL_3D, experiment.SMALL_2D])
+@pytest.mark.parametrize("small", [SMALL_3D, SMALL_2D])
 def test_a_task_with_other_channels_and_classes(small, task_folder, tmp_path):
     data = rewritten(
         task_folder, tmp_path / "task", change_label=lambda x: x > 0, channels=3, classes=2
@@ -162,11 +163,11 @@ def test_a_task_with_other_channels_and_classes(small, task_folder, tmp_path):
 @pytest.mark.parametrize(
     ("small", "choice", "said"),
     [
-        (experiment.SMALL_2D, {"channels": (0, 4)}, r"channels: got \(0, 4\), expected .* below 4"),
-        (experiment.SMALL_2D, {"channels": (-1,)}, r"channels: got \(-1,\), expected .* below 4"),
-        (experiment.SMALL_3D, {"channels": (0, 2)}, r"channels: got \(0, 2\) for volumes"),
-        (experiment.SMALL_3D, {"patch_size": (16, 0, 16)}, r"patch size: got \(16, 0, 16\)"),
-        (experiment.SMALL_3D, {"recipe": "zcore"}, "recipe: got 'zcore'"),
+        (SMALL_2D, {"channels": (0, 4)}, r"channels: got \(0, 4\), expected .* below 4"),
+        (SMALL_2D, {"channels": (-1,)}, r"channels: got \(-1,\), expected .* below 4"),
+        (SMALL_3D, {"channels": (0, 2)}, r"channels: got \(0, 2\) for volumes"),
+        (SMALL_3D, {"patch_size": (16, 0, 16)}, r"patch size: got \(16, 0, 16\)"),
+        (SMALL_3D, {"recipe": "zcore"}, "recipe: got 'zcore'"),
     ],
 )
 def test_what_a_network_cannot_see_is_refused_before_a_case_is_read(
@@ -195,7 +196,7 @@ def test_one_channel_without_any_tumour_from_the_command_line(task_folder, tmp_p
 
 def test_cases_without_enough_tumour_are_counted_and_named(task_folder, tmp_path, capsys):
     data = rewritten(task_folder, tmp_path / "task", change_label=lambda label: 0 * label)
-    config = replace(experiment.SMALL_3D, data=str(data), output=str(tmp_path / "run"), **TINY)
+    config = replace(SMALL_3D, data=str(data), output=str(tmp_path / "run"), **TINY)
     with pytest.raises(
         InputError, match=r"cases to learn from: 0, with 10 set aside; .*--recipe zscore"
     ):
@@ -209,7 +210,7 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
     empty.mkdir()
     (empty / "dataset.json").write_text(json.dumps({"name": "x", "labels": {"0": "background"}}))
     corrupt = tmp_path / "corrupt"
-    phantom.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
+    phantom_task.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
     path = corrupt / "imagesTr" / "BRATS_002.nii.gz"
     path.write_bytes(path.read_bytes()[:-9])
     for arguments, named in (
@@ -217,7 +218,7 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
         (["--data", empty], "dataset.json"),
         (["--data", corrupt, "--output", tmp_path / "run"], "BRATS_002.nii.gz"),
         (["--epochs", "0", "--data", task_folder], "epochs"),
-        (["--data", ""], "no such folder"),
+        (["--data", ""], "argument data: is empty"),
         (["--data", task_folder, "--output", tmp_path / "empty" / "dataset.json" / "x"], "x"),
     ):
         result = run_example("train_3d.py", *arguments, folder=tmp_path)

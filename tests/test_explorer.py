@@ -13,7 +13,7 @@ import pytest
 from browser import Browser
 
 from minibrain.cli import main
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.errors import InputError
 from minibrain.functional import (
     conv_backward,
@@ -483,7 +483,7 @@ def test_explain_gives_the_record_as_json(tmp_path, monkeypatch):
 
 
 def test_explain_takes_a_case_of_a_task(tmp_path):
-    task = phantom.write_task(tmp_path / "Task", cases=1, size=(24, 24, 16), progress=False)
+    task = phantom_task.write_task(tmp_path / "Task", cases=1, size=(24, 24, 16), progress=False)
     volume = load_case(f"{task}/BRATS_001", None, rank=3)
     flat = load_case(f"{task}/BRATS_001", (0, 2), rank=2)
     assert volume.images.shape == (*volume.labels.shape, 4)

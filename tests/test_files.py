@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from minibrain import cli, files
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.data.decathlon import TaskError, open_task
 from minibrain.errors import InputError
-from minibrain.files import Lock, make_folder, read_json, replacing
+from minibrain.files import Lock, make_folder, read_json, replacing, require_writable
 from minibrain.runs.run_folder import RunFolder
 
 NOBODY = 65534
@@ -83,6 +83,14 @@ def test_a_folder_that_may_not_be_written_is_named(error, tmp_path, monkeypatch)
         Lock(tmp_path / ".lock")
 
 
+def test_what_numpy_could_not_write_is_no_riddle(tmp_path):
+    """`np.save` says of a full disk how many of its items are there, and neither file nor why."""
+    expected = rf"^{tmp_path}/a.npy: cannot be written: 9 requested and 5 written; is the disk full"
+    with pytest.raises(InputError, match=expected), replacing(tmp_path / "a.npy"):
+        raise OSError("9 requested and 5 written")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links and FIFOs as POSIX has them")
 def test_a_lock_that_is_no_plain_file_is_refused_and_harms_nothing(tmp_path):
     (tmp_path / "precious").write_text("data")
@@ -141,7 +149,7 @@ def test_what_permissions_forbid_is_one_line_that_names_it(home, capsys):
     """With real permissions: nothing is faked."""
     locked, task = home / "locked", home / "task"
     make_folder(locked)
-    phantom.write_task(task, cases=1, size=(16, 16, 16), progress=False)
+    phantom_task.write_task(task, cases=1, size=(16, 16, 16), progress=False)
     programs = [
         ["inspect", str(task)],
         ["train", "--resume", f"{locked}/run"],
@@ -157,6 +165,8 @@ def test_what_permissions_forbid_is_one_line_that_names_it(home, capsys):
             lambda: RunFolder.claim(str(locked / "run"), "net"),
             lambda: RunFolder.claim(str(locked), "net"),
             lambda: make_folder(locked / "x"),
+            lambda: require_writable(locked),
+            lambda: require_writable(locked / "x" / "y"),
             lambda: files.write_json(locked / "x.json", {}),
         ):
             with pytest.raises(InputError, match=rf"^{locked}.*: cannot be .*: Permission denied$"):

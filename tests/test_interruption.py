@@ -2,14 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from minibrain import cli, verbs
 from minibrain.files import replacing
 from minibrain.runs.interruption import Interrupted, Interruption
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 def test_a_signal_waits_for_the_next_check(capfd):
@@ -83,6 +88,28 @@ def test_a_program_that_is_told_to_end_cleans_up_and_says_so(monkeypatch, capsys
     assert capsys.readouterr().err == "interrupted by SIGTERM\n"
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "program", ["run_module('minibrain', ", "run_path('examples/train_3d.py', "]
+)
+def test_a_signal_while_modules_are_imported_is_no_traceback(program):
+    text = f"""
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(name, path, target):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.{program}run_name="__main__")
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", text], cwd=REPOSITORY, capture_output=True, timeout=60
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, b"", b"")
 
 
 def test_other_threads_can_call_programs_too():

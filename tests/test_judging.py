@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from minibrain import cli
-from minibrain.data import nifti, phantom, split
+from minibrain.data import nifti, phantom_task, split
 from minibrain.errors import InputError
+from minibrain.evaluation import comparison, judging
 from minibrain.evaluation.comparison import compare
 from minibrain.evaluation.judging import judge_predictions, judge_run
 from minibrain.runs.cost import measured, read_cost
@@ -25,7 +27,7 @@ DROPPED = "BRATS_008"  # without any tumour
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    return phantom.write_task(folder, cases=8, size=(24, 24, 16), progress=False)
+    return phantom_task.write_task(folder, cases=8, size=(24, 24, 16), progress=False)
 
 
 def predict(task, folder, names, change):
@@ -255,14 +257,30 @@ def test_their_errors_are_one_line(runs, tmp_path, capsys):
 
 def test_an_output_that_cannot_be_is_one_line(runs, task, capsys):
     blocked = runs[0] / "config.json" / "out"
-    for arguments in (
-        ["evaluate", str(runs[0] / "predictions"), "--data", str(task)],
-        ["compare", *map(str, runs)],
-        ["inspect", str(task)],
+    for word, *arguments in (
+        ("written", "evaluate", str(runs[0] / "predictions"), "--data", str(task)),
+        ("written", "compare", *map(str, runs)),
+        ("made", "inspect", str(task)),
     ):
         assert cli.main([*arguments, "--output", str(blocked)]) == 2
         *_, error = capsys.readouterr().err.splitlines()
-        assert error.endswith(f"error: {blocked}: cannot be made: Not a directory")
+        assert error.endswith(f"error: {blocked}: cannot be {word}: Not a directory")
+
+
+def test_whether_it_can_be_written_is_asked_before_the_scores(runs, task, tmp_path, monkeypatch):
+    def refuse(path):
+        raise InputError(f"{path}: cannot be written")
+
+    for module in (judging, comparison):
+        monkeypatch.setattr(module, "require_writable", refuse)
+    monkeypatch.setattr(judging, "evaluate", lambda *_: pytest.fail("scored"))
+    for call in (
+        lambda: judge_run(runs[0]),
+        lambda: judge_predictions(runs[0] / "predictions", task, tmp_path),
+        lambda: compare(runs, tmp_path),
+    ):
+        with pytest.raises(InputError, match="cannot be written"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -272,13 +290,15 @@ def test_an_output_that_cannot_be_is_one_line(runs, task, capsys):
         ("judge", "invalid choice: 'judge'"),
         ("compare", "the following arguments are required: RUN"),
         ("train --epochs few", "argument --epochs: invalid int value: 'few'"),
+        ("train --data=", "argument data: is empty"),
+        ("compare RUN ''", "argument runs: is empty"),
         ("train --patch-size 16 16", "argument --patch-size: expected 3 arguments"),
         ("predict RUN A.nii --output O --whole --patch-size 8 8 8", "not allowed with"),
     ],
 )
 def test_a_bad_option_is_one_line_and_exit_code_2(line, words, capsys):
     with pytest.raises(SystemExit) as ending:
-        cli.main(line.split())
+        cli.main(shlex.split(line))
     assert ending.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -11,6 +11,7 @@ from minibrain import experiment
 from minibrain.memory import WORKSPACE, available_memory, estimate_memory, fitting_patch
 from minibrain.models import brain_2d_small, brain_3d, brain_3d_small
 from minibrain.optimizers import Adam
+from minibrain.runs.config import SMALL_3D
 from minibrain.training import train_step
 
 
@@ -71,7 +72,7 @@ def test_no_patch_fits_where_the_parameters_do_not():
 def test_too_little_memory_is_said_with_what_would_fit(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(experiment, "available_memory", lambda device: 4 * 10**7)
     config = experiment.replace(
-        experiment.SMALL_3D,
+        SMALL_3D,
         **{"output": str(tmp_path / "run"), "device": "cpu", "epochs": 1},
         **{"phantom_cases": 10, "phantom_size": (32, 32, 24), "batch_size": 2},
     )

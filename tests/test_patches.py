@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibrain import experiment
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.data.augment import augment
 from minibrain.data.loader import batches
 from minibrain.data.patches import MOST_VOXELS, PatchSamples
 from minibrain.errors import InputError
 from minibrain.runs import fitting
+from minibrain.runs.config import SMALL_3D
 
 PATCH = (3, 2, 2)
 SIZES = st.tuples(*[st.integers(1, 7)] * 3)
@@ -168,9 +169,9 @@ def test_batches_are_augmented_patches_of_their_epoch():
 def test_a_run_that_goes_on_gets_the_patches_it_would_have_got(tmp_path, monkeypatch):
     """Interrupted in the middle of the second epoch; what is learned is the same, bit for bit."""
     monkeypatch.setattr(experiment, "judge", lambda *arguments, **options: None)
-    task = phantom.write_task(tmp_path / "task", cases=4, size=(32, 32, 16), progress=False)
+    task = phantom_task.write_task(tmp_path / "task", cases=4, size=(32, 32, 16), progress=False)
     config = replace(
-        experiment.SMALL_3D,
+        SMALL_3D,
         patch_size=(16, 16, 12),
         epochs=2,
         batch_size=3,

@@ -10,8 +10,9 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import jaccard_score
 
-from minibrain.data import phantom
-from minibrain.data.phantom import make_case, write_task
+from minibrain.data import phantom_task
+from minibrain.data.phantom import make_case
+from minibrain.data.phantom_task import write_task
 from minibrain.errors import InputError
 
 SMALL = (24, 24, 16)
@@ -219,23 +220,23 @@ def test_a_negative_index_is_refused():
 
 def test_the_same_task_that_appears_meanwhile_is_taken_and_another_is_not(tmp_path, monkeypatch):
     """As when two first runs are started at once."""
-    folder, rename = tmp_path / "task", phantom.os.replace
+    folder, rename = tmp_path / "task", phantom_task.os.replace
     options = {"cases": 1, "size": (16, 16, 16), "progress": False}
 
     def meanwhile(make):
         def replace(source, target):
             if target == folder:
-                monkeypatch.setattr(phantom.os, "replace", rename)
+                monkeypatch.setattr(phantom_task.os, "replace", rename)
                 make()
             rename(source, target)
 
-        monkeypatch.setattr(phantom.os, "replace", replace)
+        monkeypatch.setattr(phantom_task.os, "replace", replace)
 
-    meanwhile(lambda: phantom.write_task(folder, **options))
-    assert phantom.write_task(folder, **options) == folder
+    meanwhile(lambda: phantom_task.write_task(folder, **options))
+    assert phantom_task.write_task(folder, **options) == folder
     assert [path.name for path in tmp_path.iterdir()] == ["task"]
 
     folder = tmp_path / "other"
     meanwhile(lambda: (folder / "imagesTr").mkdir(parents=True))
     with pytest.raises(InputError, match="other: cannot be written"):
-        phantom.write_task(folder, **options)
+        phantom_task.write_task(folder, **options)

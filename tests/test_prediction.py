@@ -16,7 +16,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from minibrain import cli, experiment, models
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.evaluation import judging
@@ -25,6 +25,7 @@ from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.prediction import TrainedNetwork, find_cases, load_run, predict_files
 from minibrain.runs import checkpoint
+from minibrain.runs.config import CONFIGS, SMALL_2D, SMALL_3D, settled
 
 AXIS_CODES = [
     tuple(pair[sign] for pair, sign in zip(axes, signs, strict=True))
@@ -213,16 +214,16 @@ def test_of_a_task_the_test_cases_are_predicted(tmp_path):
 # Of a run
 
 RUNS = {
-    "attention": replace(experiment.CONFIGS["brain_3d_attention_small"], epochs=1),
-    "patches": replace(experiment.SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
-    "slices": replace(experiment.SMALL_2D, epochs=1, channels=(2, 0), every=8),
+    "attention": replace(CONFIGS["brain_3d_attention_small"], epochs=1),
+    "patches": replace(SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
+    "slices": replace(SMALL_2D, epochs=1, channels=(2, 0), every=8),
 }
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom.write_task(folder, cases=4, size=(32, 32, 16), progress=False)
+    phantom_task.write_task(folder, cases=4, size=(32, 32, 16), progress=False)
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_002.nii.gz"
         nibabel.save(reorient(nibabel.load(path), "PSL"), path)
@@ -257,7 +258,7 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
 def begin_run(folder, config, channels="abc"):
     """A run that has just begun, with a network that has learned nothing."""
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    (folder / "config.json").write_text(json.dumps(asdict(settled(config))))
     task = {"name": "x", "channels": list(channels), "classes": ["background", "tumour"]}
     (folder / "task.json").write_text(json.dumps(task))
     seen = len(config.channels or channels)
@@ -269,7 +270,7 @@ def begin_run(folder, config, channels="abc"):
 
 @pytest.fixture
 def run_folder(tmp_path):
-    return begin_run(tmp_path / "run", experiment.SMALL_3D)
+    return begin_run(tmp_path / "run", SMALL_3D)
 
 
 def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
@@ -295,7 +296,7 @@ def test_the_exit_code_says_whether_all_is_well(run_folder, tmp_path, capsys):
 def test_windows_are_those_of_the_training_unless_others_are_asked_for(
     arguments, patch_size, tmp_path
 ):
-    run = begin_run(tmp_path / "run", replace(experiment.SMALL_3D, patch_size=(8, 8, 12)))
+    run = begin_run(tmp_path / "run", replace(SMALL_3D, patch_size=(8, 8, 12)))
     image = write_image(tmp_path / "A.nii.gz")
     output = tmp_path / "out"
     command = ["predict", str(run), str(image), "--device", "cpu", "--output", str(output)]
@@ -308,7 +309,7 @@ def test_windows_are_those_of_the_training_unless_others_are_asked_for(
 
 
 def test_a_2d_network_takes_no_windows(tmp_path, capsys):
-    run = begin_run(tmp_path / "run", experiment.SMALL_2D)
+    run = begin_run(tmp_path / "run", SMALL_2D)
     command = ["predict", str(run), str(tmp_path), "--output", str(tmp_path / "out")]
     assert cli.main([*command, "--device", "cpu", "--patch-size", "8", "8", "8"]) == 2
     expected = "error: patch_size: got (8, 8, 8) for slices, expected it for volumes\n"
@@ -459,7 +460,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 )
 def test_a_full_size_case_needs_at_most_a_gigabyte(name, recipe, tmp_path, record_property):
     """From file to files. Nothing of the image is air: z-scores then keep all of it."""
-    config = replace(experiment.CONFIGS[name], recipe=recipe, patch_size=(96, 96, 96))
+    config = replace(CONFIGS[name], recipe=recipe, patch_size=(96, 96, 96))
     run = begin_run(tmp_path / "run", config, channels="abcd")
     image = np.random.default_rng(0).uniform(1, 2, (240, 240, 155, 4)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "case.nii")

@@ -17,6 +17,7 @@ from minibrain.functional import (
     norm_relu_forward,
 )
 from minibrain.models import brain_2d_small, brain_3d_small
+from minibrain.runs.config import SMALL_3D
 from minibrain.selftest import TOLERANCE, self_test, worst_errors
 
 RNG = np.random.default_rng(0)
@@ -117,7 +118,7 @@ def test_a_network_is_tested_and_left_as_it_is(network):
 
 
 def test_nothing_is_trained_where_an_operation_is_wrong(monkeypatch):
-    config = replace(experiment.SMALL_3D, device="cuda", precision="fp32")
+    config = replace(SMALL_3D, device="cuda", precision="fp32")
     planted(monkeypatch, "conv_backward", lambda gradients: (*gradients[:2], 1.01 * gradients[2]))
     with pytest.raises(InputError, match=r"device cuda: computes fp32 wrong \(WRONG, conv_backw"):
         experiment._require_right(brain_3d_small(), config)

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from minibrain import cli, experiment, models
-from minibrain.data import phantom
+from minibrain.data import phantom_task
 from minibrain.models import UNet
 from minibrain.optimizers import HalveOnPlateau
-from minibrain.runs import fitting, run_folder
+from minibrain.runs import config, fitting, run_folder
 
-CONFIG = experiment.Config(
+CONFIG = config.Config(
     "tiny",
     epochs=3,
     batch_size=2,
@@ -26,13 +26,13 @@ CONFIG = experiment.Config(
 
 
 def write_data(folder):
-    return phantom.write_task(folder, cases=9, size=(16, 16, 16), progress=False)
+    return phantom_task.write_task(folder, cases=9, size=(16, 16, 16), progress=False)
 
 
 def install(set_attribute=setattr):
     """Let the programs know the tiny network, and leave out what takes long and has no state."""
     models.tiny = partial(UNet, 3, channels=(3, 4), norm="batch", dropout=0.2)
-    set_attribute(experiment, "CONFIGS", experiment.CONFIGS | {"tiny": CONFIG})
+    set_attribute(config, "CONFIGS", config.CONFIGS | {"tiny": CONFIG})
     set_attribute(fitting, "HalveOnPlateau", partial(HalveOnPlateau, patience=1))
     set_attribute(run_folder, "plot_progress", lambda history, path: None)
     set_attribute(experiment, "judge", lambda *arguments, **options: None)

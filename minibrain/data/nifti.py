@@ -98,8 +98,8 @@ def read(
             nonfinite += np.count_nonzero(bad)
         if nonfinite and not repair_nonfinite:
             raise ValueError(
-                f"{nonfinite} voxels are NaN or infinite: expected finite intensities "
-                "(repair_nonfinite=True sets them to zero)"
+                f"{nonfinite} voxels are NaN or infinite: expected finite intensities; mend the "
+                "file (minibrain.data.nifti.read sets them to zero with repair_nonfinite=True)"
             )
     if nonfinite:
         warnings.warn(f"{path}: {nonfinite} NaN or infinite voxels set to zero", stacklevel=2)

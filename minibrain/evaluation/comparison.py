@@ -8,7 +8,7 @@ from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import score_run, write_report
 from minibrain.evaluation.scores import Evaluation
-from minibrain.files import make_folder, write_json
+from minibrain.files import make_folder, require_writable, write_json
 from minibrain.metrics import SCORES
 from minibrain.report.page import JudgedRun
 from minibrain.report.tables import plain, scores_as_dict
@@ -33,7 +33,7 @@ def compare(
     Raises
     ------
     InputError : fewer than two runs, one that is not finished, another task or split, or the output
-        folder cannot be made
+        folder cannot be made or written to
     """
     if len(set(map(Path, paths))) < max(2, len(paths)):
         raise InputError(f"runs: got {', '.join(map(str, paths))}: expected two or more, each once")
@@ -41,11 +41,11 @@ def compare(
     for run in runs[1:]:
         _require_same_cases(runs[0], run)
     task = open_task(data or runs[0].summary["task"])
+    output = Path(output)
+    require_writable(output)
     judged = [score_run(run, task) for run in runs]
     first = judged[0].evaluation
     judged[1:] = [_with_difference(run, first) for run in judged[1:]]
-
-    output = Path(output)
     make_folder(output)
     content = [_as_dict(run, first) for run in judged]
     write_json(output / "comparison.json", content)

@@ -20,7 +20,7 @@ from minibrain.errors import InputError
 from minibrain.evaluation.background import FalseAlarms, false_alarms
 from minibrain.evaluation.baseline import voxelwise_classifier
 from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
-from minibrain.files import make_folder, write_json
+from minibrain.files import make_folder, require_writable, write_json
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
@@ -109,10 +109,12 @@ def judge_run(path: str | Path, data: str | Path | None = None) -> Path:
 
     Raises
     ------
-    InputError : no such run or task, or a prediction is missing or does not overlay its label
+    InputError : no such run or task, a prediction is missing or does not overlay its label, or
+        nothing can be written into the run
     """
     run = read_run(path)
     task = open_task(data or run.summary["task"])
+    require_writable(run.path)
     judged = score_run(run, task)
     summary = {**run.summary, "network": scores_as_dict(judged.evaluation)}
     if judged.background:
@@ -142,7 +144,7 @@ def judge_predictions(
     Raises
     ------
     InputError : no prediction is of a labelled case, one does not overlay its label, or the output
-        folder cannot be made
+        folder cannot be made or written to
     """
     folder, task = Path(predictions), open_task(data)
     names = [case.name for case in task.training if find_prediction(folder, case.name)]
@@ -150,8 +152,9 @@ def judge_predictions(
         example = f"{task.training[0].name}.nii.gz"
         raise InputError(f"{folder}: no prediction of a labelled case, expected such as {example}")
     print(f"{len(names)} of {len(task.training)} labelled cases have a prediction")
-    judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
     output = Path(output or folder)
+    require_writable(output)
+    judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
     make_folder(output)
     summary = {"network": scores_as_dict(judged.evaluation)}
     return _write_results(output, task, judged, folder, summary)

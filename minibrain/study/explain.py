@@ -12,8 +12,8 @@ from minibrain.arrays import find_device, to_host
 from minibrain.data import phantom, prepare
 from minibrain.data.decathlon import open_task, read_case
 from minibrain.errors import InputError
-from minibrain.experiment import CONFIGS
 from minibrain.optimizers import Adam
+from minibrain.runs.config import CONFIGS
 from minibrain.study.page import write_page, write_record
 from minibrain.study.pictures import Picture, slicer
 from minibrain.study.records import Trace

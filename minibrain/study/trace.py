@@ -86,11 +86,10 @@ class _Watcher:
         for name, layer in layers.items():
             layer.forward = self._inside(name, layer.forward)
             layer.backward = self._inside(name, layer.backward)
-        kernels.listeners.append(self.hear)
         try:
-            yield
+            with kernels.listening(self.hear):
+                yield
         finally:
-            kernels.listeners.remove(self.hear)
             for layer in layers.values():
                 del layer.forward, layer.backward
 

@@ -199,19 +199,20 @@ def _compiled(source):
 @contextmanager
 def emulated(schedule=0, edit=None, empty=None):
     """Meanwhile arrays of `standin` are a device's: their operations go to the CUDA launchers, and
-    the kernels these launch run here. What the launchers allocate is full of NaN, or `empty`."""
+    the kernels these launch run here. What the launchers allocate is `poisoned`, or `empty`."""
     emulator = Emulator(schedule, edit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(kernels.DEVICES, "standin", "cuda")
         patch.setattr(loader, "launch", emulator.launch)
         patch.setattr(loader, "address", _address)
-        patch.setattr(standin, "empty", empty or _poisoned, raising=False)
+        patch.setattr(standin, "empty", empty or poisoned, raising=False)
         kernels._find_twin.cache_clear()
         yield emulator
     kernels._find_twin.cache_clear()
 
 
-def _poisoned(shape, dtype):
+def poisoned(shape, dtype, byte=0xFF):
+    """An array full of the byte: of NaN, unless it is another."""
     array = standin.ndarray(np.empty(shape, dtype))
-    standin.do(lambda: array._host.reshape(-1).view(np.uint8).fill(0xFF))
+    standin.do(lambda: array._host.reshape(-1).view(np.uint8).fill(byte))
     return array

@@ -83,6 +83,7 @@ loss = pair("cce_dice_loss", (X, RNG.integers(0, 3, X.shape[:-1])), {"per_sample
 dropout = pair("dropout", (X, 0.5, (2**40, 7, 1)), {}, 1)
 short_dropout = pair("dropout", (X, 0.4, (2**40, 7, 1)), {}, 1, dtype=BFLOAT16)
 softmax = pair("softmax", (X,), {}, 10, dtype=BFLOAT16)
+saturated = pair("softmax", (60 * X,), {}, 10)
 wide_pool = pair("max_pool", (np.round(WIDE), 3), {"stride": 2, "padding": 1}, 9)
 pooled_skip = partial(skips.check_sum, (16, 8, 0), 8)
 norm_of_view = partial(skips.check_norm, (16, 8, 8), 8)
@@ -200,6 +201,10 @@ FAULTS = [
           "tap < geometry.taps() - 1; ++tap)\n        sum += dy[input", upsample),
     Fault("the largest not subtracted from all", "activation.cu",
           "y[c] = expf(x[c] - largest) / sum", "y[c] = expf(x[c]) / sum", softmax),
+    Fault("a class left out of softmax's sum", "activation.cu",
+          "c < row + channels; ++c) sum +=", "c < row + channels - 1; ++c) sum +=", softmax),
+    Fault("softmax's sum rounded to bfloat16", "activation.cu", "y[c] * (dy[c] - sum)",
+          "y[c] * (dy[c] - float(bfloat16(sum)))", saturated),
     Fault("Dice of the wrong sample", "loss.cu", "overlap += voxel / voxels_of_group",
           "overlap += 0", loss),
     Fault("labels not counted", "loss.cu", "counted == voxels ?", "true ?", label_of_no_class),
