@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibrain.data.dataset_json import MAX_JSON_BYTES
-from minibrain.data.decathlon import Case, TaskError, open_task, read_case
+from minibrain.data.decathlon import Case, TaskError, open_task, read_case, survey_task
 from minibrain.data.nifti import NiftiError, write_image, write_prediction
 
 AFFINE = np.diag([-1, -1, 1.5, 1])
@@ -322,6 +322,8 @@ def test_a_case_that_occurs_twice_is_refused(msd):
     content = msd_description()
     content["training"].append(content["training"][0])
     assert "'BRATS_001' occurs twice" in refusal(describe(msd, content))
+    task, _ = survey_task(msd)
+    assert [case.name for case in task.training].count("BRATS_001") == 1
     content = msd_description()
     content["test"] = ["./imagesTr/BRATS_007.nii.gz"]
     assert "'BRATS_007' occurs twice" in refusal(describe(msd, content))
