@@ -61,12 +61,15 @@ def resume(path: str, **changes) -> Path:
     Parameters
     ----------
     path : folder of the run
-    changes : of its configuration; those that would make the result another's are refused
+    changes : of its configuration; those that would make the result another's are refused. Data
+        that has been moved is found by data
 
     Raises
     ------
     InputError : as `run`; also if the run still goes on, or its data or configuration changed
     """
+    if "data" in changes:
+        changes["data"] = os.path.abspath(changes["data"])
     with RunFolder.reopen(path) as folder:
         config = replace(read_config(folder.config), output=str(folder.path), **changes)
         _run(settled(config), folder)
@@ -76,15 +79,16 @@ def resume(path: str, **changes) -> Path:
 def _run(config: Config, folder: RunFolder) -> None:
     """Train from where the folder's last checkpoint stands, and judge."""
     task = _open_task(config, folder.path.parent)
+    model = make_model(config, task)
+    check_windows(model, config.patch_size)
+    if config.device == "cuda":
+        _require_right(model, config)
     prepared = _prepare(config, task, folder.path.parent / "prepared")
     parts = _split(config, prepared.cases, folder)
     train, validation, test = (_select(prepared.cases, names) for names in parts)
     print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
 
-    model, samples = make_model(config, task), _samples(config, train)
-    check_windows(model, config.patch_size)
-    if config.device == "cuda":
-        _require_right(model, config)
+    samples = _samples(config, train)
     _print_memory(config, model, samples)
     # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -154,9 +158,10 @@ def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
     if dropped:
         print(f"{dropped} set aside with under 1 % tumour")
     if left < 3:
+        kept = "; --recipe zscore sets none aside" if dropped else ""
         raise InputError(
-            f"{task.folder}: {left} left after {dropped} with under 1 % tumour were set aside, "
-            "expected at least 3 cases: to train, to validate and to test"
+            f"{task.folder}: cases to learn from: {left}, with {dropped} set aside; expected at "
+            f"least 3: to train, to validate and to test{kept}"
         )
     return prepared
 
@@ -175,14 +180,25 @@ def _select(cases, names: Sequence[str]) -> list:
 
 
 def make_model(config: Config, task: Task) -> models.UNet:
-    """The network of a configuration, for the channels and classes of a task, untrained."""
-    channels = task.channels if config.channels is None else config.channels
+    """The network of a configuration, for the channels and classes of a task, untrained.
+
+    Raises
+    ------
+    InputError : the task lacks one of the channels, or they are chosen for a 3D network
+    """
+    there = range(len(task.channels))
+    channels = there if config.channels is None else config.channels
+    if not set(channels) <= set(there):
+        names = ", ".join(task.channels)
+        raise InputError(f"channels: got {channels}, expected numbers below {len(there)} ({names})")
     model = getattr(models, config.network)(
         in_channels=len(channels),
         classes=len(task.classes),
         seed=config.seed,
         dtype=precision_dtype(config.precision),
     )
+    if model.rank == 3 and config.channels is not None:
+        raise InputError(f"channels: got {channels} for volumes, expected them for slices only")
     return model.to(config.device)
 
 

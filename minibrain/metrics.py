@@ -64,9 +64,10 @@ def tumour_regions(classes: Sequence[str]) -> tuple[Region, ...]:
 
     Returns
     -------
-    regions : empty unless exactly one name each says edema, non-enhancing or necrotic, enhancing
+    regions : empty unless there are three classes beside the background, of which one each says
+        edema, non-enhancing or necrotic, enhancing
     """
-    patterns = ("o?edema", "non.?enhancing|necro", "(?<!non)(?<!non[ _-])enhancing")
+    patterns = ("edema", "non.?enhancing|necro", "(?<!non)(?<!non[ _-])enhancing")
     found = [
         tuple(i for i, name in enumerate(classes) if i and re.search(pattern, name.lower()))
         for pattern in patterns

@@ -70,12 +70,19 @@ def _train(verbs) -> None:
     add("--batch-size", type=int, metavar="N", help="samples in a step")
     add("--learning-rate", type=float, metavar="RATE", help="of Adam")
     add("--patch-size", type=int, nargs=3, metavar="N", help="train on patches of so many voxels")
+    add("--channels", type=int, nargs="+", metavar="N", help="that a 2D network sees (default 0 2)")
+    recipe = "of preparation: reference, or zscore, which sets no case aside for too little tumour"
+    add("--recipe", metavar="NAME", help=recipe)
     precisions = "auto", *PRECISIONS
     add("--precision", choices=precisions, help="of activations (auto: bf16 on a GPU, or fp32)")
     add("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)")
     add("--seed", type=int, metavar="N", help="of weights, split, order and augmentation")
     add("--clip-norm", type=float, metavar="NORM", help="longest gradient (default: no limit)")
-    add("--resume", metavar="FOLDER", help="go on with the run in it; takes --epochs, --device")
+    add(
+        "--resume",
+        metavar="FOLDER",
+        help="go on with the run in it; takes --epochs, --device, --data",
+    )
 
 
 def train(network: str, resume: str | None, **options) -> None:
@@ -87,10 +94,9 @@ def train(network: str, resume: str | None, **options) -> None:
     from minibrain.runs.config import CONFIGS
 
     given = {name: value for name, value in options.items() if value is not None}
-    if "patch_size" in given:
-        given["patch_size"] = tuple(given["patch_size"])
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if resume is not None:
-        if others := sorted(given.keys() - {"epochs", "device"}):
+        if others := sorted(given.keys() - {"epochs", "device", "data"}):
             raise InputError(f"resume: {others[0]} stays as in {resume}, expected no such option")
         experiment.resume(resume, **given)
         return

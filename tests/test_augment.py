@@ -41,6 +41,16 @@ def test_image_and_label_are_flipped_alike_and_every_flip_occurs(space):
     assert seen == set(flips(len(space)))
 
 
+def test_each_axis_is_flipped_in_half_of_the_samples_whatever_the_others_are():
+    label = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    image = np.zeros((2, 2, 2, 1), np.float32)
+    counts = np.zeros(8, int)
+    for index in range(4000):
+        _, moved = augment(image, label, seed=0, epoch=0, index=index)
+        counts[moved[0, 0, 0]] += 1  # its bits: which axes were flipped
+    assert np.abs(counts - 500).max() < 5 * np.sqrt(500)
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_noise_is_gaussian_on_every_voxel_background_or_not(background):
     shape = (40, 40, 30)

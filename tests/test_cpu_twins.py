@@ -316,15 +316,17 @@ def test_norm_relu(shape, rate):
     check_norm_relu(5 * random(shape) + 3, rate=rate, key=(1, 2, 3))
 
 
-def test_norm_relu_far_from_0_and_beside_an_outlier():
-    """The first voxel as an outlier defeats sums about it; a mean of 1e4 defeats sums about 0."""
-    x = random((1, 48, 48, 40, 2)) + np.float32(1e4)
-    x[0, 0, 0, 0] = 0
+@pytest.mark.parametrize(("std", "outlier"), [(1, 0), (0.01, 1e4)])
+def test_norm_relu_far_from_0_and_beside_an_outlier(std, outlier):
+    """The first voxel as an outlier defeats sums about it; a mean of 1e4 defeats sums about 0, and
+    beside a small deviation sums about a mean that was rounded to float32."""
+    x = np.float32(std) * random((1, 48, 48, 40, 2)) + np.float32(1e4)
+    x[0, 0, 0, 0] = outlier
     gamma, beta = np.ones(2, np.float32), np.zeros(2, np.float32)
     _, saved = F.norm_relu_forward.fast(x, gamma, beta)
     exact = x.astype(np.float64)
     np.testing.assert_allclose(saved.norm.mean.ravel(), exact.mean((0, 1, 2, 3)), rtol=1e-7)
-    np.testing.assert_allclose(saved.norm.variance.ravel(), exact.var((0, 1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(saved.norm.variance.ravel(), exact.var((0, 1, 2, 3)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.1, 1e4 + 0.3, -7.7])

@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from minibrain import experiment
+from minibrain import cli, experiment
 from minibrain.data import phantom_task, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
@@ -160,16 +160,53 @@ def test_a_task_with_other_channels_and_classes(small, task_folder, tmp_path):
     assert summary["network"]["classes"] == ["class 0", "class 1"]
 
 
+@pytest.mark.parametrize(
+    ("small", "choice", "said"),
+    [
+        (SMALL_2D, {"channels": (0, 4)}, r"channels: got \(0, 4\), expected .* below 4"),
+        (SMALL_2D, {"channels": (-1,)}, r"channels: got \(-1,\), expected .* below 4"),
+        (SMALL_3D, {"channels": (0, 2)}, r"channels: got \(0, 2\) for volumes"),
+        (SMALL_3D, {"patch_size": (16, 0, 16)}, r"patch size: got \(16, 0, 16\)"),
+        (SMALL_3D, {"recipe": "zcore"}, "recipe: got 'zcore'"),
+    ],
+)
+def test_what_a_network_cannot_see_is_refused_before_a_case_is_read(
+    small, choice, said, task_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("minibrain.data.prepare.read_case", None)
+    config = replace(small, data=str(task_folder), output=str(tmp_path / "run"), **TINY | choice)
+    with pytest.raises(InputError, match=said):
+        experiment.run(config)
+
+
+def test_one_channel_without_any_tumour_from_the_command_line(task_folder, tmp_path):
+    """Trained on slices, and resumed after the task has been moved."""
+    data = tmp_path / "task"
+    rewritten(task_folder, data, change_label=lambda label: 0 * label, channels=1)
+    train = ["train", "--epochs", "1", "--network", "brain_2d_small", "--device", "cpu"]
+    train += ["--data", str(data), "--output", str(tmp_path / "run")]
+    assert cli.main([*train, "--channels", "0", "--recipe", "zscore"]) == 0
+    moved = data.rename(tmp_path / "moved")
+    resumed = ["train", "--resume", str(tmp_path / "run"), "--epochs", "2"]
+    assert cli.main(resumed) == 2
+    assert cli.main([*resumed, "--data", os.path.relpath(moved)]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["data"], config["epochs"], config["channels"]) == (str(moved), 2, [0])
+
+
 def test_cases_without_enough_tumour_are_counted_and_named(task_folder, tmp_path, capsys):
     data = rewritten(task_folder, tmp_path / "task", change_label=lambda label: 0 * label)
     config = replace(SMALL_3D, data=str(data), output=str(tmp_path / "run"), **TINY)
-    with pytest.raises(InputError, match="0 left after 10 with under 1 % tumour"):
+    with pytest.raises(
+        InputError, match=r"cases to learn from: 0, with 10 set aside; .*--recipe zscore"
+    ):
         experiment.run(config)
     assert "10 set aside" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "dataset.json").write_text(json.dumps({"name": "x", "labels": {"0": "background"}}))
@@ -182,15 +219,16 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path):
         (["--data", empty], "dataset.json"),
         (["--data", corrupt, "--output", tmp_path / "run"], "BRATS_002.nii.gz"),
         (["--epochs", "0", "--data", task_folder], "epochs"),
-        (["--data", ""], "argument data: is empty"),
         (["--data", task_folder, "--output", tmp_path / "empty" / "dataset.json" / "x"], "x"),
     ):
-        result = run_example("train_3d.py", *arguments, folder=tmp_path)
-        assert result.returncode == 2, result.stderr
-        assert "Traceback" not in result.stderr
-        assert result.stderr.strip().splitlines()[-1].startswith("error: ")
-        assert named in result.stderr.strip().splitlines()[-1]
+        assert cli.main(["train", *map(str, arguments)]) == 2
+        *_, error = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: ")
+        assert named in error
         assert not (tmp_path / "run").exists()
+    result = run_example("train_3d.py", "--data", "", folder=tmp_path)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: argument data: is empty; see .*\n", result.stderr)
 
 
 @pytest.mark.skipif("cupy" in sys.modules, reason="a GPU may be there")

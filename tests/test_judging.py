@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from minibrain.errors import InputError
 from minibrain.evaluation import comparison, judging
 from minibrain.evaluation.comparison import compare
 from minibrain.evaluation.judging import judge_predictions, judge_run
+from minibrain.runs.config import SMALL_3D
 from minibrain.runs.cost import measured, read_cost
 from minibrain.runs.finished_run import read_run
 
@@ -40,8 +42,7 @@ def predict(task, folder, names, change):
 def make_run(task, folder, change, **summary):
     """What training leaves behind, without training."""
     folder.mkdir(parents=True)
-    config = {"network": "brain_3d_small", "batch_size": 2, "learning_rate": 2e-3, "device": "cpu"}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(asdict(replace(SMALL_3D, device="cpu"))))
     split.save(SPLIT, folder / "splits.json")
     rows = ["epoch,train_loss,validation_loss,validation_iou,learning_rate"]
     rows += [f"{epoch},{1 / epoch},{1.1 / epoch},nan,0.002" for epoch in (1, 2, 3)]
@@ -199,6 +200,8 @@ def test_what_is_no_finished_run_is_refused(runs, tmp_path):
         ("[]", "holds no JSON object"),
         ("{", "cannot be read"),
         (json.dumps(whole | {"seconds": "long"}), "summary.json: seconds: missing or not"),
+        (json.dumps(whole | {"seconds": float("nan")}), "summary.json: seconds: missing or not"),
+        (json.dumps(whole | {"peak_memory_bytes": "x"}), "peak_memory_bytes: missing or not"),
     ):
         (runs[1] / "summary.json").write_text(content)
         refused(runs[:2], tmp_path, "summary.json", words)
@@ -211,6 +214,19 @@ def refused(paths, tmp_path, *words):
     assert "\n" not in message
     assert all(word in message for word in words), message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("found", [{}, 3, {"iou": {"pooled_foreground_mean": "much"}}])
+def test_a_baseline_that_is_damaged_counts_as_none(runs, found):
+    path = runs[0] / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"voxelwise classifier": found}))
+    assert read_run(runs[0]).baseline is None
+
+
+def test_a_patch_size_that_is_none_is_named(runs, tmp_path):
+    path = runs[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 5}))
+    refused(runs[:2], tmp_path, "config.json: cannot be read as a configuration: patch_size 5")
 
 
 # On the command line
@@ -332,6 +348,16 @@ def test_settings_are_the_rows_of_the_references_comparison(runs):
     assert np.isnan(read_run(runs[0]).history[0]["validation_iou"])
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7200, "2 h 00 min")],
+)
+def test_times_are_said_in_the_units_that_people_use(runs, seconds, text):
+    path = runs[0] / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
+    assert read_run(runs[0]).settings["Training time"] == {"value": seconds, "text": text}
+
+
 def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monkeypatch):
     path = Path(tmp_path, "cost.json")
     assert read_cost(path) == {"seconds": 0, "peak_memory_bytes": 0}
@@ -346,6 +372,16 @@ def test_the_cost_of_all_blocks_adds_up_and_memory_is_the_highest(tmp_path, monk
     with measured(path, "cpu"):
         pass
     assert read_cost(path) == {"seconds": 3.5, "peak_memory_bytes": 700}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"seconds": "x", "peak_memory_bytes": 1}', '{"seconds": 1, "peak_memory_bytes": NaN}', "[1]"],
+)
+def test_a_cost_that_cannot_be_read_begins_anew(tmp_path, damaged):
+    path = Path(tmp_path, "cost.json")
+    path.write_text(damaged)
+    assert read_cost(path) == {"seconds": 0, "peak_memory_bytes": 0}
 
 
 def test_a_cost_that_cannot_be_written_hides_no_other_error(tmp_path):

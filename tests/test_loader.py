@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minibrain.data import loader
 from minibrain.data.augment import augment
 from minibrain.data.loader import SliceSamples, VolumeSamples, batches
+from minibrain.data.patches import PatchSamples
 from minibrain.errors import InputError
 
 
@@ -45,6 +46,21 @@ def joined(threads):
 
 def reading_threads():
     return [t for t in threading.enumerate() if t.name.startswith("minibrain-batch")]
+
+
+def test_no_two_draws_of_a_run_share_a_key(monkeypatch):
+    """Order, patches, flips and noise: what two of them shared would be correlated."""
+    samples = PatchSamples([case(i, 8, 8, 8) for i in range(3)], (4, 4, 4))
+    first_bytes, generator = [], np.random.default_rng
+
+    def noted(key):
+        first_bytes.append(generator(key).bytes(16))
+        return generator(key)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    for epoch in range(3):
+        list(batches(samples, 2, seed=0, epoch=epoch, training=True))
+    assert len(set(first_bytes)) == len(first_bytes) == 3 * (1 + 2 * len(samples))
 
 
 def test_volumes_are_the_cases_themselves():

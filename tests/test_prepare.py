@@ -300,7 +300,7 @@ def test_prepared_cases_are_mapped_arrays_of_what_prepare_image_gives(tmp_path, 
             assert mapped.dtype == array.dtype
             np.testing.assert_array_equal(mapped, array)
         assert case.voxels == (4096 - 64, 0, 64)
-        np.testing.assert_array_equal(restore(case.label, case), label)
+        np.testing.assert_array_equal(restore(case.label, case.geometry), label)
 
 
 @pytest.mark.filterwarnings("ignore:.*constant")

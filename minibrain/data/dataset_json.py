@@ -74,9 +74,14 @@ def confined(root: Path, key: str, relative: Any) -> Path:
     if not isinstance(relative, str) or not relative.isprintable():
         raise ValueError(f"key {key!r} is {found}: expected a path such as './imagesTr/A.nii.gz'")
     named = PurePosixPath(relative)
-    path = Path(os.path.realpath(root / named)) if ".." not in named.parts else None
-    if path is None or named.is_absolute() or not path.is_relative_to(root):
+    if named.is_absolute() or ".." in named.parts:
         raise ValueError(f"key {key!r} is {found}: expected a path inside the task's folder")
+    path = Path(os.path.realpath(root / named))
+    if not path.is_relative_to(root):
+        raise ValueError(
+            f"key {key!r} is {found}, which links to {str(path)!r}: expected a file inside the "
+            "task's folder"
+        )
     return path
 
 

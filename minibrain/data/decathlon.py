@@ -165,9 +165,7 @@ def check_channels(task: Task, case: Case, path: Path, volume: nifti.Volume) -> 
     found = volume.array.shape[3] if volume.array.ndim == 4 else 1
     if found != expected:
         names = ", ".join(task.channels)
-        raise TaskError(
-            f"{path}: channels: {found}, expected {expected} (dataset.json names {names})"
-        )
+        raise TaskError(f"{path}: channels: {found}, expected {expected} (the task's are {names})")
 
 
 def check_overlay(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from minibrain.data.nifti_file import blocks, opened, write_file
@@ -231,12 +231,6 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.
     orientation = io_orientation(affine)
     moved = affine @ inv_ornt_aff(orientation, array.shape[:3])
     return apply_orientation(array, orientation), moved
-
-
-def from_canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Undo `to_canonical`; `affine` is the one given to it, not the one it returned."""
-    canonical = io_orientation(np.eye(4))
-    return apply_orientation(array, ornt_transform(canonical, io_orientation(affine)))
 
 
 @contextmanager

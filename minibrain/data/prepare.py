@@ -111,13 +111,13 @@ def crop(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     return cut(canonical, geometry.box)
 
 
-def restore(prediction: np.ndarray, case: PreparedCase | Geometry, outside=0) -> np.ndarray:
+def restore(prediction: np.ndarray, geometry: Geometry, outside=0) -> np.ndarray:
     """Put a prediction back where it belongs in the file: the inverse of `crop`.
 
     Parameters
     ----------
-    prediction : (X, Y, Z) labels or (X, Y, Z, C) probabilities in the prepared space of the case
-    case : the prepared case, or its geometry alone
+    prediction : (X, Y, Z) labels or (X, Y, Z, C) probabilities in the prepared space
+    geometry : of the case
     outside : what the voxels outside the box are, one value or one per channel
 
     Returns
@@ -128,7 +128,6 @@ def restore(prediction: np.ndarray, case: PreparedCase | Geometry, outside=0) ->
     ------
     InputError : the prediction does not have the shape of the prepared case
     """
-    geometry = case.geometry if isinstance(case, PreparedCase) else case
     if prediction.shape[:3] != geometry.prepared_shape:
         expected = geometry.prepared_shape
         raise InputError(f"prediction: got shape {prediction.shape}, expected {expected}")

@@ -25,40 +25,31 @@ class Split(NamedTuple):
     test: tuple[str, ...]
 
 
-def split_cases(
-    cases: Sequence[PreparedCase],
-    *,
-    seed: int = 1748,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-) -> Split:
+def split_cases(cases: Sequence[PreparedCase], *, seed: int = 1748) -> Split:
     """Draw a stratified split; the order in which the cases are given does not matter.
 
-    Validation and test receive their fraction of the cases, rounded, and at least one case;
-    training receives the rest, at least one. Cases without tumour are a stratum like any other.
+    Validation and test receive a tenth of the cases each, rounded, and at least one case; training
+    receives the rest, at least one. Cases without tumour are a stratum like any other.
 
     Parameters
     ----------
     cases : at least three, with unique names; `voxels` counts each class, background first
     seed : of the draw
-    fractions : of train, validation and test; positive, their sum is 1
 
     Raises
     ------
-    InputError : fewer than three cases, a name given twice, or impossible fractions
+    InputError : fewer than three cases, or a name given twice
     """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise InputError(f"fractions: got {fractions}, expected three above 0 with the sum 1")
     cases = sorted(cases, key=lambda case: case.name)
     count = len(cases)
     if count < 3:
         raise InputError(f"split: got {count} cases, expected at least 3 (one for each part)")
     _require_unique([case.name for case in cases], "split")
-    validation = min(max(1, round(count * fractions[1])), count - 2)
-    test = min(max(1, round(count * fractions[2])), count - 1 - validation)
+    tenth = max(1, round(count / 10))
 
     strata = _strata(cases)
-    train, held_out = _draw(np.arange(count), strata, validation + test, seed)
-    validation, test = _draw(held_out, strata, test, seed)
+    train, held_out = _draw(np.arange(count), strata, 2 * tenth, seed)
+    validation, test = _draw(held_out, strata, tenth, seed)
     return Split(*(tuple(cases[i].name for i in sorted(p)) for p in (train, validation, test)))
 
 
@@ -77,13 +68,14 @@ def load(path: str | Path, names: Collection[str] | None = None) -> Split:
 
     Raises
     ------
-    InputError : not a split file, a case that stands twice in it, or one that is not in `names`
+    InputError : not a split file, a part without cases, a case that stands twice in it, or one that
+        is not in `names`
     """
     parts = read_json(Path(path), "a split")
     if not isinstance(parts, dict) or set(parts) != set(Split._fields):
         raise InputError(f"{path}: expected the keys {', '.join(Split._fields)} and no other")
     if not all(_is_list_of_names(listed) for listed in parts.values()):
-        raise InputError(f"{path}: expected a list of case names under each key")
+        raise InputError(f"{path}: expected a list of case names, not empty, under each key")
     split = Split(**{part: tuple(listed) for part, listed in parts.items()})
     listed = [name for part in split for name in part]
     _require_unique(listed, path)
@@ -94,7 +86,7 @@ def load(path: str | Path, names: Collection[str] | None = None) -> Split:
 
 
 def _is_list_of_names(value) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and value and all(isinstance(name, str) for name in value)
 
 
 def _strata(cases: Sequence[PreparedCase]) -> list[tuple]:

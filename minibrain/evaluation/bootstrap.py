@@ -16,26 +16,23 @@ import numpy as np
 
 RESAMPLES = 1000
 LEVEL = 0.95
+SEED = 0
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], np.ndarray], cases: int, *, seed: int = 0
-) -> np.ndarray:
+def bootstrap_interval(statistic: Callable[[np.ndarray], np.ndarray], cases: int) -> np.ndarray:
     """The percentile interval of a statistic under resampling of the cases.
 
     Parameters
     ----------
     statistic : (draws, cases) indices of the drawn cases -> (draws, ...), which may hold NaN
-    cases : how many there are to draw from, at least 1
-    seed : of the draws; the same seed and number of cases give the same draws
+    cases : how many there are to draw from, at least 1; for as many the draws are the same
 
     Returns
     -------
     interval : (..., 2), the lower and the upper end for each number of the statistic, over the
         draws in which it is not NaN; NaN where it always is, and everywhere if there is one case
     """
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, cases, (RESAMPLES, cases))
+    draws = np.random.default_rng(SEED).integers(0, cases, (RESAMPLES, cases))
     values = statistic(draws) * (1 if cases > 1 else np.nan)
     tail = 100 * (1 - LEVEL) / 2
     with warnings.catch_warnings():

@@ -78,7 +78,7 @@ def judge(
 def write_predictions(predict: Predict, cases: Sequence[PreparedCase], folder: Path) -> None:
     """Predict case after case into CASE.nii.gz, in the shape and orientation of its label file."""
     for case in tqdm(cases, f"predict {folder.name}", unit="case", disable=not cases):
-        restored = restore(predict(case.image), case)
+        restored = restore(predict(case.image), case.geometry)
         affine = np.array(case.geometry.affine)
         nifti.write_prediction(folder / f"{case.name}.nii.gz", restored, affine)
 
@@ -90,7 +90,7 @@ def confusions_of(predict: Predict, cases: Sequence[PreparedCase], task: Task) -
     confusions = []
     for case in cases:
         truth = nifti.read_label(labels[case.name], allowed=range(classes))
-        restored = restore(predict(case.image), case)
+        restored = restore(predict(case.image), case.geometry)
         confusions.append(confusion_matrix(truth.array, restored, classes))
     return np.stack(confusions)
 

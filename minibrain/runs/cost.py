@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 
 from minibrain.errors import InputError
@@ -31,11 +32,12 @@ def measured(path: Path, device: str) -> Iterator[None]:
 
 
 def read_cost(path: Path) -> dict:
-    """{"seconds": ..., "peak_memory_bytes": ...}, both 0 if nothing has been measured."""
-    try:
-        return {**NOTHING, **read_json(path, "a cost")}
-    except (InputError, TypeError):
-        return dict(NOTHING)
+    """{"seconds": ..., "peak_memory_bytes": ...}, both 0 if nothing readable has been measured."""
+    with suppress(InputError, KeyError, TypeError):
+        cost = read_json(path, "a cost")
+        if all(isfinite(cost[name]) for name in NOTHING):
+            return {name: cost[name] for name in NOTHING}
+    return dict(NOTHING)
 
 
 def _add(path: Path, seconds: float, peak: int) -> None:

@@ -2,15 +2,17 @@
 
 import csv
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from types import UnionType
 
 from minibrain.data import split
 from minibrain.errors import InputError
 from minibrain.files import read_json
+from minibrain.runs.config import Config, read_config
 from minibrain.runs.run_folder import require_run
 
-# What must be in them, and of what kind it is.
-CONFIG = {"batch_size": int, "learning_rate": float, "device": str}
+# What must be in summary.json, and of what kind it is.
 SUMMARY = {
     "task": str,
     "dataset_json": str,
@@ -18,6 +20,7 @@ SUMMARY = {
     "initializer": str,
     "channels": list,
     "seconds": float,
+    "peak_memory_bytes": int | None,
 }
 
 
@@ -27,14 +30,14 @@ class FinishedRun:
 
     Attributes
     ----------
-    config : config.json
+    config : what was asked for
     split : which cases it learnt from, and which were held out
     history : one dict an epoch, from metrics.csv; numbers
     summary : summary.json: what it was trained on and with, how long that took, and its scores
     """
 
     path: Path
-    config: dict
+    config: Config
     split: split.Split
     history: list[dict]
     summary: dict
@@ -51,27 +54,29 @@ class FinishedRun:
 
     @property
     def baseline(self) -> float | None:
-        """Mean foreground IoU, pooled, of the voxel-wise classifier on the held-out cases."""
-        scores = self.summary.get("voxelwise classifier")
-        return scores and scores["iou"]["pooled_foreground_mean"]
+        """Pooled mean foreground IoU of the voxel-wise classifier on the held-out cases, if any."""
+        try:
+            iou = self.summary["voxelwise classifier"]["iou"]["pooled_foreground_mean"]
+        except (KeyError, TypeError):
+            return None
+        return iou if isinstance(iou, float) else None
 
     @property
     def settings(self) -> dict[str, dict]:
         """The rows of the reference's comparison: what to show, and a value to sort by."""
-        config, summary = self.config, self.summary
-        patch = config.get("patch_size")
+        config, summary, patch = self.config, self.summary, self.config.patch_size
         seconds, memory = summary["seconds"], summary.get("peak_memory_bytes")
         return {
             "Parameters": _setting(summary["parameters"], f"{summary['parameters']:,}"),
-            "Batch size": _setting(config["batch_size"]),
-            "Learning rate": _setting(config["learning_rate"], f"{config['learning_rate']:g}"),
+            "Batch size": _setting(config.batch_size),
+            "Learning rate": _setting(config.learning_rate, f"{config.learning_rate:g}"),
             "Initialiser": _setting(summary["initializer"]),
-            "Channels kept": _setting(", ".join(summary["channels"])),
+            "Channels kept": _setting(", ".join(map(str, summary["channels"]))),
             "Patch": _setting("x".join(map(str, patch)) if patch else "whole"),
             "Epochs": _setting(len(self.history)),
             "Training time": _setting(seconds, _duration(seconds)),
             "Peak memory": _setting(memory, f"{memory / 1e9:.2f} GB" if memory else "–"),
-            "Device": _setting(config["device"]),
+            "Device": _setting(config.device),
         }
 
 
@@ -85,23 +90,25 @@ def read_run(path: str | Path) -> FinishedRun:
     path = require_run(path)
     if not (path / "summary.json").is_file():
         raise InputError(f"{path}: has no summary.json, expected a run that has come to its end")
-    config = _read_json(path / "config.json", CONFIG)
-    summary = _read_json(path / "summary.json", SUMMARY)
-    return FinishedRun(path, config, split.load(path / "splits.json"), _read_history(path), summary)
+    config, parts = read_config(path / "config.json"), split.load(path / "splits.json")
+    summary = _read_summary(path / "summary.json")
+    return FinishedRun(path, config, parts, _read_history(path), summary)
 
 
-def _read_json(path: Path, kinds: dict[str, type]) -> dict:
+def _read_summary(path: Path) -> dict:
     what = "what a run leaves behind"
     content = read_json(path, what)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object, expected {what}")
-    if wrong := [key for key, kind in kinds.items() if not _is(content.get(key), kind)]:
+    if wrong := [key for key, kind in SUMMARY.items() if not _is(content.get(key), kind)]:
         raise InputError(f"{path}: {', '.join(wrong)}: missing or not as a run leaves it behind")
     return content
 
 
-def _is(value, kind: type) -> bool:
-    return isinstance(value, (int, float) if kind is float else kind)
+def _is(value, kind: type | UnionType) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, kind)
 
 
 def _read_history(path: Path) -> list[dict]:

@@ -147,7 +147,7 @@ def _loadable(x):
 def _correlated(x, weight, bias, geometry):
     y = empty((x.shape[0], *geometry.output_size, weight.shape[-1]))
     tiles = Tiles.of(x, geometry.kernel_size, geometry.padding, y)
-    products.correlate(tiles, weight, bias=bias)
+    products.correlate(tiles, weight, bias)
     return y
 
 

@@ -1,8 +1,9 @@
 """Instance norm, ReLU and dropout in two passes over memory, forward as backward.
 
 The first pass takes sums of every block, the second applies a line per channel. A block's sum of
-squares is taken about the block's own mean and the blocks are put together in float64, so that
-neither a large mean nor an outlier costs precision (Chan, Golub & LeVeque 1979).
+squares is taken about the block's own mean, what that lost when it was rounded is summed up beside
+it, and the blocks are put together in float64, so that neither a large mean nor an outlier costs
+precision (Chan, Golub & LeVeque 1979).
 
 Moves, in floats per voxel and channel: forward reads x twice and writes y; backward reads dy, y
 and x, writes dx, and reads and writes x and dx again. Each block writes its own rows.
@@ -103,12 +104,12 @@ def _statistics(blocks):
         np.subtract(values, mean, out=centred)
         residue = _row_sum(centred)
         centred *= centred
-        squares = _row_sum(centred) - residue**2 / np.float32(len(values))
-        return mean + residue / np.float32(len(values)), squares, np.full_like(mean, len(values))
+        return mean, residue, _row_sum(centred), np.full_like(mean, len(values))
 
     parts = np.array(each(work, blocks.all()), np.float64)
-    parts = parts.reshape(blocks.samples, -1, 3, blocks.together, blocks.channels)
-    means, squares, counts = np.moveaxis(parts, 2, 0)
+    parts = parts.reshape(blocks.samples, -1, 4, blocks.together, blocks.channels)
+    means, residues, squares, counts = np.moveaxis(parts, 2, 0)
+    means, squares = means + residues / counts, squares - residues**2 / counts
     count = counts.sum(axis=(1, 2))
     first = means[:, :1, :1]
     mean = first[:, 0, 0] + (counts * (means - first)).sum(axis=(1, 2)) / count

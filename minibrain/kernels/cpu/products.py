@@ -17,14 +17,14 @@ GROUP = 3  # products j that a thread takes at a time
 CHUNK = 2**16  # values of a weight gradient that a thread puts together at a time
 
 
-def correlate(tiles, weight, *, turned=False, bias=None):
-    """Fill tiles.output. weight : (*K, C, O); if turned, (*K, O, C) of the kernel turned around."""
+def correlate(tiles, weight, bias=None):
+    """Fill tiles.output. weight : (*K, C, O)."""
     if tiles.weights_outweigh:
         v, s = _all_transformed(tiles), _section("all s", tiles, tiles.output)
-        _by_product(tiles, v, s, weight, turned)
+        _by_product(tiles, v, s, weight)
         each(lambda block: tiles.restore(block, s, tiles.all, bias), tiles.blocks())
         return
-    matrices = _all_matrices(tiles, weight, turned)
+    matrices = _all_matrices(tiles, weight)
 
     def work(block):
         tiles.restore(block, _multiplied(tiles, _transformed(tiles, block), matrices), block, bias)
@@ -117,7 +117,7 @@ def _matrices(tiles, weight, group, turned):
     return u[:, ::-1].swapaxes(-1, -2) if turned else u
 
 
-def _all_matrices(tiles, weight, turned):
+def _all_matrices(tiles, weight, turned=False):
     """(products, K·C, O), to meet windows."""
     channels, features = tiles.input.shape[-1], tiles.output.shape[-1]
     matrices = scratch("matrices", (tiles.products, tiles.taps[2], channels, features))
@@ -129,7 +129,7 @@ def _all_matrices(tiles, weight, turned):
     return matrices.reshape(tiles.products, -1, features)
 
 
-def _by_product(tiles, v, s, weight, turned):
+def _by_product(tiles, v, s, weight, turned=False):
     """s[j, p] = Σ_k v[j, p + k] · u[j, k] for all positions."""
     used = tiles.used(tiles.all)
 
