@@ -4,8 +4,9 @@
 //
 // A block of 4 warps computes 16 of the output channels for tiles of 16 x 16 voxels; a warp has 4
 // rows of them. Each plane of x, CHANNELS at a time, is copied while the one before it is used. It
-// adds to DEPTH planes of y (3; 1 in two dimensions), whose sums wait in registers. The weights stay in shared memory, packed as conv_weights.cu does. Where x is
-// pending, each thread makes an activation of what it has copied before others use it.
+// adds to DEPTH planes of y (3; 1 in two dimensions), whose sums wait in registers. The weights
+// stay in shared memory, packed as conv_weights.cu does. Where x is pending, each thread makes an
+// activation of what it has copied before others use it.
 //
 // Grid: (parts of all planes of all tiles, outputs / 16). Moves x once for every 16 outputs (1.27
 // times with the halo, mostly from L2) and y once: each lane writes four channels of a voxel.
