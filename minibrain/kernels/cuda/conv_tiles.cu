@@ -7,7 +7,6 @@
 // For many channels, where the products are the limit. Tiles of both matrices go through a ring of
 // STAGES in shared memory: while one is used, those behind it are on their way. Voxels lie in
 // octets of channels, as in planes.cuh. Architectures: sm_80, sm_90.
-#include "tensor_core.cuh"
 
 constexpr int THREADS = 128, STAGES = 4, STEP = 32;
 
