@@ -20,8 +20,10 @@ PRODUCTS = 370e12  # operations a second with mma.sync, assumed; wgmma on large 
 L2, MEMORY = 5.5e12, 4.3e12  # bytes a second: assumed, measured
 PRODUCT = 2 * 16 * 8 * 16  # operations of one multiply_add
 INSTRUCTIONS = 132 * 4 * 32 * 1.7e9  # of single threads, a second
-# instructions of convolutions for eight channels of a voxel and for the sums over them: assumed
-ACTIVATE, SUM = 60, 36
+# instructions of convolutions for what is pending, and for the sums over what they write, for eight
+# channels of a voxel. All else that they do beside products takes a warp 830 issues for a plane of
+# 16 channels, whose 216 products take 2,200 cycles at this rate
+ACTIVATE, SUM = 65, 60
 # bytes that a kernel moves and its instructions, for eight channels of a voxel that it writes or
 # reads, in the loss and the head's convolution for a voxel. They were counted in the machine code
 # for sm_90 on 2026-11-24: a conversion to double stands for 8 additions of floats, and what a
