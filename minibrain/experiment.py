@@ -107,8 +107,8 @@ def _run(config: Config, folder: RunFolder) -> None:
         with measured(folder.cost, config.device):
             trainer.fit()
     checkpoint.load_network(folder.best, model)
-    unseen = test, prepared.dropped
-    judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
+    known = {"seed": config.seed, "repaired": prepared.repaired}
+    judge(model, train, test, prepared.dropped, task, folder, **known, **_seen(config))
 
 
 def _require_right(model, config: Config) -> None:
@@ -147,7 +147,8 @@ def _seen(config: Config) -> dict:
 
 
 def _open_task(config: Config, parent: Path) -> Task:
-    task = open_task(_phantom_task(config, parent) if config.data is None else config.data)
+    folder = _phantom_task(config, parent) if config.data is None else config.data
+    task = open_task(folder, repair_nonfinite=config.repair_nonfinite)
     print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
     return task
 
@@ -155,6 +156,8 @@ def _open_task(config: Config, parent: Path) -> Task:
 def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
     prepared = prepare(task, cache, recipe=config.recipe)
     left, dropped = len(prepared.cases), len(prepared.dropped)
+    if config.repair_nonfinite:
+        print(f"NaN or infinite voxels set to zero: {prepared.repaired}")
     if dropped:
         print(f"{dropped} set aside with under 1 % tumour")
     if left < 3:

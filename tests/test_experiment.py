@@ -205,6 +205,51 @@ def test_cases_without_enough_tumour_are_counted_and_named(task_folder, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("always:.*set to zero")
+def test_voxels_that_are_not_finite_are_refused_unless_the_user_wants_them_repaired(
+    task_folder, tmp_path, capsys
+):
+    """From the command line: what train is told holds for all that is done with the run."""
+    data, run, out = (tmp_path / name for name in ("task", "run", "out"))
+    shutil.copytree(task_folder, data)
+    spoilt = [data / "imagesTr" / f"BRATS_00{number}.nii.gz" for number in (1, 2, 4, 5)]
+    for count, path in enumerate(spoilt, start=1):
+        file = nibabel.load(path)
+        image = np.asarray(file.dataobj).astype(np.float32)
+        image[15, 15, 10 : 10 + count, 0] = (np.nan, np.inf)[count % 2]
+        nibabel.save(nibabel.Nifti1Image(image, file.affine), path)
+
+    def said(*arguments, code=0):
+        assert cli.main(list(map(str, arguments))) == code
+        return "".join(capsys.readouterr())
+
+    found = said("inspect", data, code=1)
+    assert found.count("are NaN or infinite") == 4
+    assert "--repair-nonfinite" in found
+    train = ["train", "--data", data, "--output", run, "--epochs", "1", "--device", "cpu"]
+    train += ["--recipe", "zscore"]
+    assert "error: " in said(*train, code=2)
+    printed = said(*train, "--repair-nonfinite")
+    assert "NaN or infinite voxels set to zero: 10\n" in printed
+    for count, path in enumerate(spoilt, start=1):
+        assert f"warning: {path}: {count} NaN or infinite voxels set to zero" in printed
+    assert json.loads((run / "config.json").read_text())["repair_nonfinite"] is True
+    resumed = said("train", "--resume", run, "--epochs", "2")
+    assert "going on in epoch 2" in resumed
+    assert "set to zero: 10\n" in resumed
+    assert "repair_nonfinite stays" in said("train", "--resume", run, "--repair-nonfinite", code=2)
+    said("evaluate", run)
+    assert json.loads((run / "summary.json").read_text())["repaired_voxels"] == 10
+    assert f"warning: {spoilt[0]}: 1 NaN" in said("predict", run, spoilt[0], "--output", out)
+
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"repair_nonfinite": False}))
+    assert "4 voxels are NaN" in said("predict", run, spoilt[3], "--output", out, code=1)
+    said("predict", run, spoilt[3], "--output", out, "--repair-nonfinite")
+    assert "4 voxels are NaN or infinite" not in said("evaluate", out, "--data", data)
+    assert "are NaN or infinite" in said("train", "--resume", run, "--epochs", "3", code=2)
+
+
 def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     empty = tmp_path / "empty"

@@ -214,7 +214,7 @@ def test_the_figures_are_those_of_the_files(task):
     found = inspect(task, progress=False)
     opened = open_task(task)
     for case, content in zip(opened.training, found.contents, strict=True):
-        image, label, _ = read_case(opened, case)
+        image, label, *_ = read_case(opened, case)
         assert content.voxels == tuple(int((label == i).sum()) for i in range(4))
         assert (content.shape, content.orientation) == (SHAPE, "LPS")
         assert content.tumour_ml == pytest.approx((label > 0).sum() * 2 / 1000)

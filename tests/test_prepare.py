@@ -5,6 +5,7 @@ import json
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -385,6 +386,30 @@ def test_each_recipe_and_format_has_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "FORMAT", prepared.FORMAT + 1)
     prepare.prepare(task, tmp_path / "cache", progress=False)
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_repaired_voxels_are_counted_and_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    """What is prepared as zeros is what a file with zeros there would have become."""
+    cases = tiny_cases(2)
+    zeros = make_task(tmp_path / "zeros", cases)
+    cases[1][0][5, 5, 5], cases[1][0][6, 6, 6, 0] = 0, 0
+    expected = prepare.prepare(make_task(tmp_path / "mended", cases), tmp_path / "cache")
+    cases[1][0][5, 5, 5], cases[1][0][6, 6, 6, 0] = np.nan, -np.inf
+    task = make_task(tmp_path / "task", cases)
+    with pytest.raises(NiftiError, match="3 voxels are NaN or infinite") as caught:
+        prepare.prepare(task, tmp_path / "cache")
+    assert caught.value.__notes__ == ["while preparing case CASE_1"]
+    task = decathlon.open_task(task.folder, repair_nonfinite=True)
+    with pytest.warns(UserWarning, match=r"CASE_1\.nii\.gz: 3 NaN or infinite voxels set to zero"):
+        repaired = prepare.prepare(task, tmp_path / "cache")
+    assert [case.repaired for case in repaired.cases] == [0, 3]
+    assert (repaired.repaired, expected.repaired) == (3, 0)
+    assert [c.checksum for c in repaired.cases] == [c.checksum for c in expected.cases]
+    refuse_reading(monkeypatch)
+    assert prepare.prepare(task, tmp_path / "cache") == repaired
+    assert prepared.fingerprint(zeros, "zscore") != prepared.fingerprint(
+        replace(zeros, repair_nonfinite=True), "zscore"
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])

@@ -164,7 +164,8 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
     checksum = checksum_of(image, label)
-    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
+    voxels = tuple(voxels.tolist())
+    return PreparedCase(case.name, folder, voxels, geometry, checksum, data.repaired)
 
 
 def _require_recipe(recipe: str) -> None:

@@ -5,6 +5,7 @@ judged again at any time, and predictions that come from elsewhere are judged in
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +44,7 @@ def judge(
     folder: RunFolder,
     *,
     seed: int,
+    repaired: int,
     channels: Sequence[int] | None = None,
     **options,
 ) -> None:
@@ -54,6 +56,7 @@ def judge(
     test : held-out cases
     dropped : cases set aside for the background test
     seed : of the voxel-wise classifier
+    repaired : voxels of all cases that were not finite and have been set to zero
     channels, options : of `minibrain.inference.predict`
     """
     shown = partial(predict, model, channels=channels, **options)
@@ -68,6 +71,7 @@ def judge(
             "parameters": sum(p.value.size for p in model.named_parameters().values()),
             "initializer": model.initializer,
             "channels": list(names),
+            "repaired_voxels": repaired,
             **read_cost(folder.cost),
             "voxelwise classifier": confusions_as_dict(voxelwise, task.classes),
         }
@@ -183,6 +187,7 @@ def write_report(
     folders : of the predictions, one for each run
     """
     cases = {case.name: case for case in task.training}
+    task = replace(task, repair_nonfinite=True)  # of an image that is looked at, not judged
     shown = representative_cases(runs[0].evaluation)
     slices = []
     for name, dice in shown.items():

@@ -28,6 +28,7 @@ class Config:
     precision: str = "auto"
     seed: int = 1748
     recipe: str = "reference"
+    repair_nonfinite: bool = False
     channels: tuple[int, ...] | None = None
     every: int = 1
     patch_size: tuple[int, int, int] | None = None
