@@ -88,7 +88,7 @@ def _run(config: Config, folder: RunFolder) -> None:
     train, validation, test = (_select(prepared.cases, names) for names in parts)
     print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
 
-    samples = _samples(config, train)
+    samples = _samples(config, model, train)
     _print_memory(config, model, samples)
     # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -187,7 +187,8 @@ def make_model(config: Config, task: Task) -> models.UNet:
 
     Raises
     ------
-    InputError : the task lacks one of the channels, or they are chosen for a 3D network
+    InputError : the task lacks one of the channels, they are chosen for a 3D network, or patches
+        for a 2D one
     """
     there = range(len(task.channels))
     channels = there if config.channels is None else config.channels
@@ -202,12 +203,15 @@ def make_model(config: Config, task: Task) -> models.UNet:
     )
     if model.rank == 3 and config.channels is not None:
         raise InputError(f"channels: got {channels} for volumes, expected them for slices only")
+    if model.rank == 2 and config.patch_size is not None:
+        found = config.patch_size
+        raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
     return model.to(config.device)
 
 
-def _samples(config: Config, cases):
-    if config.channels is not None:
-        return SliceSamples(cases, config.every, config.channels)
+def _samples(config: Config, model: models.UNet, cases):
+    if model.rank == 2:
+        return SliceSamples(cases, config.every, config.channels or range(model.in_channels))
     if config.patch_size is not None:
         return PatchSamples(cases, config.patch_size)
     return VolumeSamples(cases)
@@ -224,7 +228,7 @@ def _print_memory(config: Config, model, samples) -> None:
     )
     if there_is is None or needed <= there_is:
         return
-    patch = None if config.channels else fitting_patch(model, shape, there_is)
+    patch = None if model.rank == 2 else fitting_patch(model, shape, there_is)
     remedy = f"--patch-size {' '.join(map(str, patch))}" if patch else "a smaller --batch-size"
     free = f"{_memory_text(there_is)} of it are free on {config.device}"
     warnings.warn(f"memory may not suffice: {free}; try {remedy}", stacklevel=1)

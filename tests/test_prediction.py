@@ -217,6 +217,7 @@ RUNS = {
     "attention": replace(CONFIGS["brain_3d_attention_small"], epochs=1),
     "patches": replace(SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
     "slices": replace(SMALL_2D, epochs=1, channels=(2, 0), every=8),
+    "slices of all channels": replace(SMALL_2D, epochs=1, channels=None, every=8),
 }
 
 
@@ -251,6 +252,7 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
         assert predicted.read_bytes() == expected.read_bytes()
     assert not (tmp_path / "prepared").exists()
     shape = {"attention": "32, 32, 16, 4", "patches": "16, 12, 16, 4", "slices": "32, 32, 2"}
+    shape["slices of all channels"] = "32, 32, 4"
     kind = next(kind for kind, other in RUNS.items() if other is config)
     assert re.search(rf"batches of \(\d, {shape[kind]}\)", capsys.readouterr().out)
 
@@ -350,6 +352,7 @@ def test_patches_are_for_volumes_and_must_suit_the_network(phantoms, tmp_path):
             "patch size: got .*, expected 3 multiples of 4",
         ),
         (replace(slices, patch_size=(16, 16, 16)), "patch_size: got .* for slices"),
+        (replace(slices, channels=None, patch_size=(16, 16)), "patch_size: got .* for slices"),
     ]:
         output = tmp_path / "run"
         with pytest.raises(InputError, match=words):
