@@ -65,7 +65,6 @@ def predict_files(
     probabilities: bool = False,
     overlap: float = 0.5,
     mirror: bool = False,
-    progress: bool = True,
 ) -> dict[str, str]:
     """Segment images, each in the shape, orientation and affine of its file.
 
@@ -95,7 +94,7 @@ def predict_files(
     make_folder(output)
     require_writable(output)
     failures = {}
-    for case, paths in tqdm(jobs, "predict", unit="case", disable=not progress):
+    for case, paths in tqdm(jobs, "predict", unit="case", disable=None):
         try:
             _predict(network, case, paths, overlap=overlap, mirror=mirror)
         except Exception as error:  # whatever is wrong with one case, the others shall have theirs

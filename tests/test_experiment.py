@@ -30,7 +30,7 @@ TINY = {"epochs": 2, "batch_size": 3, "device": "cpu", "seed": 3}
 def task_folder(tmp_path_factory):
     """Ten small phantoms, one of them moved into another orientation."""
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom_task.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
+    phantom_task.write_task(folder, cases=10, size=(32, 32, 24))
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_003.nii.gz"
         file = nibabel.load(path)
@@ -92,7 +92,7 @@ def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, 
 def test_predictions_are_those_of_the_best_network_laid_over_the_file(task_folder, tmp_path):
     """Predicted as the truth of each prepared case, every case scores 1 in its own file's space."""
     task = open_task(task_folder)
-    cases = prepare.prepare(task, tmp_path, recipe="zscore", progress=False).cases
+    cases = prepare.prepare(task, tmp_path, recipe="zscore").cases
     truths = {case.image.tobytes(): np.asarray(case.label) for case in cases}
     confusions = confusions_of(lambda image: truths[image.tobytes()], cases, task)
     assert len(confusions) == 10
@@ -256,7 +256,7 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path, monkeypatc
     empty.mkdir()
     (empty / "dataset.json").write_text(json.dumps({"name": "x", "labels": {"0": "background"}}))
     corrupt = tmp_path / "corrupt"
-    phantom_task.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
+    phantom_task.write_task(corrupt, cases=4, size=(24, 24, 16))
     path = corrupt / "imagesTr" / "BRATS_002.nii.gz"
     path.write_bytes(path.read_bytes()[:-9])
     for arguments, named in (

@@ -483,7 +483,7 @@ def test_explain_gives_the_record_as_json(tmp_path, monkeypatch):
 
 
 def test_explain_takes_a_case_of_a_task(tmp_path):
-    task = phantom_task.write_task(tmp_path / "Task", cases=1, size=(24, 24, 16), progress=False)
+    task = phantom_task.write_task(tmp_path / "Task", cases=1, size=(24, 24, 16))
     volume = load_case(f"{task}/BRATS_001", None, rank=3)
     flat = load_case(f"{task}/BRATS_001", (0, 2), rank=2)
     assert volume.images.shape == (*volume.labels.shape, 4)

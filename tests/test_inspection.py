@@ -170,7 +170,7 @@ def test_a_case_with_two_faults_has_both_reported(task):
     describe(task, [entry("BRATS_001")])
     IMAGE_FAULTS["truncated"](task / "imagesTr" / "BRATS_001.nii.gz")
     LABEL_FAULTS["fractional"](task / "labelsTr" / "BRATS_001.nii.gz")
-    image, label = inspect(task, progress=False).faults
+    image, label = inspect(task).faults
     assert image.startswith("imagesTr/BRATS_001.nii.gz: ")
     assert label == ("labelsTr/BRATS_001.nii.gz: label values 1.5: expected only [0, 1, 2, 3]")
 
@@ -186,7 +186,7 @@ def test_what_is_allowed_is_a_note(task):
     shutil.copy(task / "imagesTr" / "forms.nii.gz", task / "imagesTr" / "extra.nii.gz")
     (task / "imagesTr" / "._forms.nii.gz").write_bytes(b"Mac OS X")
     describe(task, [entry(name) for name in ("constant", "healthy", "forms")])
-    found = inspect(task, progress=False)
+    found = inspect(task)
     assert found.faults == []
     notes = "\n".join(found.notes)
     assert "constant: channel T2w is constant" in notes
@@ -202,7 +202,7 @@ def test_files_behind_links_within_the_task_are_not_stray(task):
     describe(task, [entry("BRATS_001")])
     (task / "imagesTr").rename(task / "elsewhere")
     (task / "imagesTr").symlink_to("elsewhere")
-    found = inspect(task, progress=False)
+    found = inspect(task)
     assert (found.faults, found.notes) == ([], [])
 
 
@@ -211,7 +211,7 @@ def test_the_figures_are_those_of_the_files(task):
     for name in names:
         sound_case(task, name)
     describe(task, [entry(name) for name in names])
-    found = inspect(task, progress=False)
+    found = inspect(task)
     opened = open_task(task)
     for case, content in zip(opened.training, found.contents, strict=True):
         image, label, *_ = read_case(opened, case)

@@ -29,7 +29,7 @@ DROPPED = "BRATS_008"  # without any tumour
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    return phantom_task.write_task(folder, cases=8, size=(24, 24, 16), progress=False)
+    return phantom_task.write_task(folder, cases=8, size=(24, 24, 16))
 
 
 def predict(task, folder, names, change):

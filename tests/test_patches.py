@@ -169,7 +169,7 @@ def test_batches_are_augmented_patches_of_their_epoch():
 def test_a_run_that_goes_on_gets_the_patches_it_would_have_got(tmp_path, monkeypatch):
     """Interrupted in the middle of the second epoch; what is learned is the same, bit for bit."""
     monkeypatch.setattr(experiment, "judge", lambda *arguments, **options: None)
-    task = phantom_task.write_task(tmp_path / "task", cases=4, size=(32, 32, 16), progress=False)
+    task = phantom_task.write_task(tmp_path / "task", cases=4, size=(32, 32, 16))
     config = replace(
         SMALL_3D,
         patch_size=(16, 16, 12),

@@ -104,7 +104,7 @@ def write_index(folder: Path, cases: Sequence[PreparedCase]) -> None:
     write_json(folder / "index.json", index)
 
 
-def read_index(folder: Path, task: Task, workers: int, progress: bool) -> list[PreparedCase] | None:
+def read_index(folder: Path, task: Task, workers: int) -> list[PreparedCase] | None:
     """The labelled cases of a task, if all are there and as the index says."""
     if not (folder / "index.json").exists():
         return None
@@ -114,7 +114,7 @@ def read_index(folder: Path, task: Task, workers: int, progress: bool) -> list[P
             return None
         with ThreadPoolExecutor(workers) as pool:
             checked = pool.map(partial(_case_from, folder), records)
-            return list(tqdm(checked, "check", len(records), disable=not progress))
+            return list(tqdm(checked, "check", len(records), disable=None))
     except (ValueError, KeyError, TypeError):
         return None
 

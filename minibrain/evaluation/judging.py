@@ -81,7 +81,8 @@ def judge(
 
 def write_predictions(predict: Predict, cases: Sequence[PreparedCase], folder: Path) -> None:
     """Predict case after case into CASE.nii.gz, in the shape and orientation of its label file."""
-    for case in tqdm(cases, f"predict {folder.name}", unit="case", disable=not cases):
+    silent = None if cases else True
+    for case in tqdm(cases, f"predict {folder.name}", unit="case", disable=silent):
         restored = restore(predict(case.image), case.geometry)
         affine = np.array(case.geometry.affine)
         nifti.write_prediction(folder / f"{case.name}.nii.gz", restored, affine)
@@ -200,7 +201,8 @@ def write_report(
 
 def _pairs(task: Task, folder: Path, names: Sequence[str]):
     pairs = read_pairs(task, folder, names)
-    return tqdm(pairs, f"score {folder.name}", len(names), unit="case", leave=False)
+    bar = {"unit": "case", "leave": False, "disable": None}
+    return tqdm(pairs, f"score {folder.name}", len(names), **bar)
 
 
 def _write_results(

@@ -78,7 +78,7 @@ def _learn_and_trace(model, case: StudyCase, steps: int) -> tuple[Trace, dict[st
     optimizer = Adam(model.named_parameters(), learning_rate=2e-3)
     picture = slicer(case.depth)
     with threadpool_limits(limits=1, user_api="blas"):
-        for step in trange(steps, desc="train", unit="step"):
+        for step in trange(steps, desc="train", unit="step", disable=None):
             train_step(model, optimizer, case.images, case.labels, step)
         predicted = to_host(model.forward(to_model(case.images, model))[0]).argmax(axis=-1)
         trace = trace_step(model, optimizer, case.images, case.labels, steps, picture)
