@@ -85,7 +85,14 @@ def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, 
     last_line = printed.strip().splitlines()[-1]
     score = float(re.fullmatch(r"held-out mean foreground IoU: (\d\.\d{3})", last_line)[1])
     assert score == round(summary["network"]["iou"]["pooled_foreground_mean"], 3)
-    for word in (" MB\n", "1 set aside", "edema", "enhancing tumour", "report.html"):
+    for word in (
+        " MB\n",
+        "1 set aside",
+        "epoch 2 of 2: train_loss ",
+        "edema",
+        "enhancing tumour",
+        "report.html",
+    ):
         assert word in printed
 
 
