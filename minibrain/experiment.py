@@ -26,6 +26,7 @@ from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
 from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
+from minibrain.report.tables import counted
 from minibrain.runs import checkpoint
 from minibrain.runs.config import Config, read_config, settled
 from minibrain.runs.cost import measured
@@ -149,7 +150,7 @@ def _seen(config: Config) -> dict:
 def _open_task(config: Config, parent: Path) -> Task:
     folder = _phantom_task(config, parent) if config.data is None else config.data
     task = open_task(folder, repair_nonfinite=config.repair_nonfinite)
-    print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
+    print(f"{task.name}: {counted(len(task.training), 'labelled case')} from {task.folder}")
     return task
 
 

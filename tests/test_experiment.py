@@ -231,7 +231,7 @@ def test_voxels_that_are_not_finite_are_refused_unless_the_user_wants_them_repai
         return "".join(capsys.readouterr())
 
     found = said("inspect", data, code=1)
-    assert found.count("are NaN or infinite") == 4
+    assert found.count("NaN or infinite voxels: ") == 4
     assert "--repair-nonfinite" in found
     train = ["train", "--data", data, "--output", run, "--epochs", "1", "--device", "cpu"]
     train += ["--recipe", "zscore"]
@@ -239,7 +239,7 @@ def test_voxels_that_are_not_finite_are_refused_unless_the_user_wants_them_repai
     printed = said(*train, "--repair-nonfinite")
     assert "NaN or infinite voxels set to zero: 10\n" in printed
     for count, path in enumerate(spoilt, start=1):
-        assert f"warning: {path}: {count} NaN or infinite voxels set to zero" in printed
+        assert f"warning: {path}: NaN or infinite voxels set to zero: {count}\n" in printed
     assert json.loads((run / "config.json").read_text())["repair_nonfinite"] is True
     resumed = said("train", "--resume", run, "--epochs", "2")
     assert "going on in epoch 2" in resumed
@@ -247,14 +247,16 @@ def test_voxels_that_are_not_finite_are_refused_unless_the_user_wants_them_repai
     assert "repair_nonfinite stays" in said("train", "--resume", run, "--repair-nonfinite", code=2)
     said("evaluate", run)
     assert json.loads((run / "summary.json").read_text())["repaired_voxels"] == 10
-    assert f"warning: {spoilt[0]}: 1 NaN" in said("predict", run, spoilt[0], "--output", out)
+    assert f"warning: {spoilt[0]}: NaN or infinite voxels set to zero: 1" in said(
+        "predict", run, spoilt[0], "--output", out
+    )
 
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"repair_nonfinite": False}))
-    assert "4 voxels are NaN" in said("predict", run, spoilt[3], "--output", out, code=1)
+    assert "NaN or infinite voxels: 4" in said("predict", run, spoilt[3], "--output", out, code=1)
     said("predict", run, spoilt[3], "--output", out, "--repair-nonfinite")
-    assert "4 voxels are NaN or infinite" not in said("evaluate", out, "--data", data)
-    assert "are NaN or infinite" in said("train", "--resume", run, "--epochs", "3", code=2)
+    assert "NaN or infinite voxels: " not in said("evaluate", out, "--data", data)
+    assert "NaN or infinite voxels: " in said("train", "--resume", run, "--epochs", "3", code=2)
 
 
 def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path, monkeypatch, capsys):

@@ -200,6 +200,7 @@ def test_what_is_allowed_is_a_note(task):
 def test_files_behind_links_within_the_task_are_not_stray(task):
     sound_case(task, "BRATS_001")
     describe(task, [entry("BRATS_001")])
+    assert "BRATS: 1 labelled case, 0 without" in inspection_text(inspect(task))
     (task / "imagesTr").rename(task / "elsewhere")
     (task / "imagesTr").symlink_to("elsewhere")
     found = inspect(task)

@@ -301,8 +301,8 @@ def test_nonfinite_voxels_are_refused_or_repaired_and_counted(tmp_path):
     voxels = an_image((4, 3, 2), np.float32)
     voxels[0, 0, 0], voxels[1, 2, 1], voxels[3, 0, 1] = np.nan, np.inf, -np.inf
     nib.Nifti1Image(voxels, AFFINE).to_filename(tmp_path / "X.nii.gz")
-    assert "3 voxels" in refusal(tmp_path / "X.nii.gz")
-    with pytest.warns(UserWarning, match=r"X\.nii\.gz: 3 NaN or infinite voxels"):
+    assert "voxels: 3, expected" in refusal(tmp_path / "X.nii.gz")
+    with pytest.warns(UserWarning, match=r"X\.nii\.gz: NaN or infinite voxels set to zero: 3"):
         volume = read(tmp_path / "X.nii.gz", repair_nonfinite=True)
     np.testing.assert_array_equal(volume.array, np.where(np.isfinite(voxels), voxels, 0))
     assert volume.repaired == 3
@@ -310,7 +310,7 @@ def test_nonfinite_voxels_are_refused_or_repaired_and_counted(tmp_path):
 
 def test_float64_beyond_float32_is_not_finite(tmp_path):
     nib.Nifti1Image(np.full((2, 2, 2), 1e300), AFFINE).to_filename(tmp_path / "X.nii")
-    assert "8 voxels" in refusal(tmp_path / "X.nii")
+    assert "voxels: 8, expected" in refusal(tmp_path / "X.nii")
 
 
 def test_disagreeing_forms_warn_and_the_spacing_is_the_affines(tmp_path):

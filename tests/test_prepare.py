@@ -395,11 +395,11 @@ def test_repaired_voxels_are_counted_and_have_a_folder_of_their_own(tmp_path, mo
     expected = prepare.prepare(make_task(tmp_path / "mended", cases), tmp_path / "cache")
     cases[1][0][5, 5, 5], cases[1][0][6, 6, 6, 0] = np.nan, -np.inf
     task = make_task(tmp_path / "task", cases)
-    with pytest.raises(NiftiError, match="3 voxels are NaN or infinite") as caught:
+    with pytest.raises(NiftiError, match="NaN or infinite voxels: 3") as caught:
         prepare.prepare(task, tmp_path / "cache")
     assert caught.value.__notes__ == ["while preparing case CASE_1"]
     task = decathlon.open_task(task.folder, repair_nonfinite=True)
-    with pytest.warns(UserWarning, match=r"CASE_1\.nii\.gz: 3 NaN or infinite voxels set to zero"):
+    with pytest.warns(UserWarning, match=r"CASE_1\.nii\.gz: NaN or infinite voxels set to zero: 3"):
         repaired = prepare.prepare(task, tmp_path / "cache")
     assert [case.repaired for case in repaired.cases] == [0, 3]
     assert (repaired.repaired, expected.repaired) == (3, 0)

@@ -102,11 +102,11 @@ def read(
             nonfinite += int(np.count_nonzero(bad))
         if nonfinite and not repair_nonfinite:
             raise ValueError(
-                f"{nonfinite} voxels are NaN or infinite: expected finite intensities (train and "
+                f"NaN or infinite voxels: {nonfinite}, expected finite intensities (train and "
                 "predict set them to zero with --repair-nonfinite)"
             )
     if nonfinite:
-        warnings.warn(f"{path}: {nonfinite} NaN or infinite voxels set to zero", stacklevel=2)
+        warnings.warn(f"{path}: NaN or infinite voxels set to zero: {nonfinite}", stacklevel=2)
     if header.warning:
         warnings.warn(f"{path}: {header.warning}", stacklevel=2)
     return Volume(voxels.reshape(header.shape, order="F"), header.affine, nonfinite)

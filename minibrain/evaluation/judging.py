@@ -27,7 +27,13 @@ from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
 from minibrain.report.page import JudgedRun, write_page
 from minibrain.report.slices import PIXELS, pack_case, representative_cases
-from minibrain.report.tables import class_table, confusions_as_dict, scores_as_dict, write_cases
+from minibrain.report.tables import (
+    class_table,
+    confusions_as_dict,
+    counted,
+    scores_as_dict,
+    write_cases,
+)
 from minibrain.runs.cost import read_cost
 from minibrain.runs.finished_run import FinishedRun, read_run
 from minibrain.runs.run_folder import RunFolder
@@ -156,7 +162,7 @@ def judge_predictions(
     if not names:
         example = f"{task.training[0].name}.nii.gz"
         raise InputError(f"{folder}: no prediction of a labelled case, expected such as {example}")
-    print(f"{len(names)} of {len(task.training)} labelled cases have a prediction")
+    print(f"predictions of {len(names)} of {counted(len(task.training), 'labelled case')}")
     output = Path(output or folder)
     require_writable(output)
     judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
@@ -212,7 +218,7 @@ def _write_results(
     write_json(output / "summary.json", summary)
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
-    cases = _counted(len(judged.evaluation.cases), "case")
+    cases = counted(len(judged.evaluation.cases), "case")
     print(f"\n{cases}, in the space of their files\n\n{class_table(judged.evaluation)}\n")
     if judged.background:
         print(_background_text(judged.background), end="\n\n")
@@ -224,18 +230,14 @@ def _write_results(
 def _background_text(found: FalseAlarms) -> str:
     summary = found.summary()
     slices, cases = summary["alarmed_slices"], summary["alarmed_cases"]
-    shown = _counted(summary["cases"], "case")
+    shown = counted(summary["cases"], "case")
     text = f"background test, {shown}: {summary['false_ml']:.1f} ml of false tumour per case"
     if slices is not None:
-        free = _counted(summary["free_slices"], "slice")
+        free = counted(summary["free_slices"], "slice")
         text += f", false alarm on {slices:.1%} of {free} without tumour"
     if cases is not None:
-        text += f" and in {cases:.0%} of {_counted(summary['free_cases'], 'case')}"
+        text += f" and in {cases:.0%} of {counted(summary['free_cases'], 'case')}"
     return text
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _number(value: float | None) -> str:
