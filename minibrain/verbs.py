@@ -40,8 +40,11 @@ def _inspect(verbs) -> None:
 def inspect(task: str, output: str | None) -> int:
     """Print what a task holds and all its faults; 1 if there is any."""
     from minibrain.data.inspection import inspect as inspect_task
+    from minibrain.files import require_writable
     from minibrain.report.inspection import inspection_pictures, inspection_text
 
+    if output is not None:
+        require_writable(Path(output))
     found = inspect_task(task)
     print(inspection_text(found))
     if output is not None and found.contents:

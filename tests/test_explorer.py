@@ -514,6 +514,16 @@ def test_explain_refuses_in_one_line(options, message, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_whether_the_page_can_be_written_is_asked_before_the_training(tmp_path, monkeypatch):
+    def refuse(path):
+        raise InputError(f"{path}: cannot be written")
+
+    monkeypatch.setattr("minibrain.study.explain.require_writable", refuse)
+    monkeypatch.setattr("minibrain.study.explain.load_case", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be written"):
+        explain(output=str(tmp_path / "page.html"), device="cpu")
+
+
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, data, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("before")

@@ -242,6 +242,15 @@ def test_pictures_are_written_where_asked(task, tmp_path, capsys):
     assert str(tmp_path / "pictures" / "slices.png") in capsys.readouterr().out
 
 
+def test_a_place_where_no_pictures_can_be_written_is_refused_before_a_case_is_read(
+    task, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("minibrain.data.inspection.inspect", lambda *_: pytest.fail("inspected"))
+    (tmp_path / "file").touch()
+    assert main(["inspect", str(task), "--output", str(tmp_path / "file" / "pictures")]) == 2
+    assert "file/pictures: cannot be written: Not a directory" in capsys.readouterr().err
+
+
 def test_no_task_at_all_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'nowhere'}: no such folder")
