@@ -96,7 +96,7 @@ NETWORKS = {
     "3D": (partial(UNet, 3, 4, 4, norm="batch"), VolumeSamples, {}),
     "2D": (
         partial(UNet, 2, 2, 4, norm="batch"),
-        partial(SliceSamples, every=5),
+        partial(SliceSamples, every=5, channels=(0, 2)),
         {"channels": (0, 2)},
     ),
     "patches": (partial(UNet, 3, 4, 4), partial(PatchSamples, patch_size=(4, 8, 8)), {}),

@@ -107,11 +107,14 @@ class Trainer:
             saved before stays
         """
         total = self.config["epochs"] * self._steps_in_epoch()
-        with Interruption() as interruption, tqdm(total=total, desc="train", unit="step") as bar:
+        bar = tqdm(total=total, desc="train", unit="step", disable=None)
+        with Interruption() as interruption, bar:
             try:
                 while self.progress.epoch < self.config["epochs"]:
                     self._train_epoch(interruption, bar)
                     self._end_epoch(interruption)
+                    if bar.disable:  # stderr is a log
+                        self._print_epoch()
                 interruption.check()
             except Interrupted as error:
                 self.save()
@@ -188,6 +191,11 @@ class Trainer:
         progress.epoch, progress.batches, progress.losses = progress.epoch + 1, 0, []
         self.save(best=better)
         self.folder.record(progress.history)
+
+    def _print_epoch(self) -> None:
+        *_, row = self.progress.history
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        print(f"epoch {row['epoch']} of {self.config['epochs']}: {numbers}", flush=True)
 
     def _require_the_same(self, about: dict) -> None:
         """Refuse what would make the result wrong, warn of what changes its last bits."""
