@@ -165,7 +165,7 @@ def test_channels_that_dataset_json_does_not_name_are_refused(msd, nnunet):
 
 
 @pytest.mark.parametrize("form", ["msd", "nnunet"])
-def test_files_that_do_not_overlay_are_refused(tmp_path, form):
+def test_files_that_do_not_overlay_are_refused_unless_tolerated(tmp_path, form):
     root = a_task(tmp_path / "BRATS", form)
     image, label = voxels_of(NAMES[0])
     moved = AFFINE.copy()
@@ -177,6 +177,8 @@ def test_files_that_do_not_overlay_are_refused(tmp_path, form):
     task = open_task(root)
     with pytest.raises(NiftiError, match=r"0\.01 mm"):
         read_case(task, task.training[0])
+    tolerant = open_task(root, affine_tolerance=0.1)
+    np.testing.assert_array_equal(read_case(tolerant, task.training[0]).label, label)
     write_prediction(root / "labelsTr" / "BRATS_001.nii.gz", label[1:], AFFINE)
     with pytest.raises(NiftiError, match=r"BRATS_001\S*\.nii\.gz: "):
         read_case(task, task.training[0])

@@ -226,6 +226,25 @@ def test_another_configuration_is_refused(change, stopped):
         experiment.resume(str(stopped))
 
 
+def test_a_run_that_did_not_know_an_option_yet_had_its_default(data, tmp_path, tiny, monkeypatch):
+    path = tmp_path / "run"
+
+    def older(config):
+        return {name: value for name, value in asdict(config).items() if name != "repair_nonfinite"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "Interruption", lambda: Stopping(8))
+        patch.setattr(experiment, "asdict", older)
+        with pytest.raises(Interrupted):
+            experiment.run(replace(CONFIG, data=str(data / "task"), output=str(path)))
+    rewrite(path / "config.json", repair_nonfinite=True)
+    with pytest.raises(InputError, match=r"repair_nonfinite is true, but .* trained with false"):
+        experiment.resume(str(path))
+    rewrite(path / "config.json", repair_nonfinite=False)
+    experiment.resume(str(path))
+    assert result(path) == result(data / "whole")
+
+
 @pytest.mark.parametrize(
     "change",
     [{"epochs": "3"}, {"seed": None}, {"channels": ["a"]}, {"patch_size": "big"}, {"data": 5}],

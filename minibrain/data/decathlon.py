@@ -63,6 +63,7 @@ class Task:
     training: tuple[Case, ...]
     test: tuple[Case, ...]
     repair_nonfinite: bool = False  # set NaN and infinite voxels of images to zero, or refuse them
+    affine_tolerance: float = nifti.MOST_APART  # mm that the files of a case may put a voxel apart
 
 
 class CaseData(NamedTuple):
@@ -80,7 +81,12 @@ class CaseData(NamedTuple):
     repaired: int = 0
 
 
-def open_task(folder: str | os.PathLike, *, repair_nonfinite: bool = False) -> Task:
+def open_task(
+    folder: str | os.PathLike,
+    *,
+    repair_nonfinite: bool = False,
+    affine_tolerance: float = nifti.MOST_APART,
+) -> Task:
     """Read `dataset.json` in either form, and check that every file of the task is there.
 
     No voxels are read, and nothing outside the folder is opened.
@@ -88,6 +94,7 @@ def open_task(folder: str | os.PathLike, *, repair_nonfinite: bool = False) -> T
     Parameters
     ----------
     repair_nonfinite : let `read_case` set NaN and infinite voxels to zero instead of refusing them
+    affine_tolerance : how far apart (mm) the affines of a case's files may put a voxel
 
     Raises
     ------
@@ -98,7 +105,7 @@ def open_task(folder: str | os.PathLike, *, repair_nonfinite: bool = False) -> T
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise TaskError(f"{task.folder / 'dataset.json'}: {'; '.join(faults[:5])}{more}")
-    return replace(task, repair_nonfinite=repair_nonfinite)
+    return replace(task, repair_nonfinite=repair_nonfinite, affine_tolerance=affine_tolerance)
 
 
 def survey_task(folder: str | os.PathLike) -> tuple[Task, list[str]]:
@@ -150,14 +157,14 @@ def read_case(task: Task, case: Case) -> CaseData:
     volumes = [nifti.read(path, repair_nonfinite=task.repair_nonfinite) for path in case.images]
     for path, volume in zip(case.images, volumes, strict=True):
         check_channels(task, case, path, volume)
-        check_overlay(case, volumes[0], path, volume)
+        check_overlay(task, case, volumes[0], path, volume)
     parts = [volume.array.reshape(*volume.array.shape[:3], -1, order="F") for volume in volumes]
     image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
     repaired = sum(volume.repaired for volume in volumes)
     if case.label is None:
         return CaseData(image, None, volumes[0].affine, repaired)
     label = nifti.read_label(case.label, allowed=range(len(task.classes)))
-    check_overlay(case, volumes[0], case.label, label)
+    check_overlay(task, case, volumes[0], case.label, label)
     return CaseData(image, label.array, volumes[0].affine, repaired)
 
 
@@ -170,9 +177,12 @@ def check_channels(task: Task, case: Case, path: Path, volume: nifti.Volume) -> 
         raise TaskError(f"{path}: channels: {found}, expected {expected} (the task's are {names})")
 
 
-def check_overlay(case: Case, image: nifti.Volume, path: Path, other: nifti.Volume) -> None:
+def check_overlay(
+    task: Task, case: Case, image: nifti.Volume, path: Path, other: nifti.Volume
+) -> None:
     """Require that a file of a case lies where its first image does, else NiftiError."""
-    nifti.check_same_space(image, other, image_path=case.images[0], label_path=path)
+    paths = {"image_path": case.images[0], "label_path": path}
+    nifti.check_same_space(image, other, **paths, tolerance=task.affine_tolerance)
 
 
 def _survey_msd(root: Path, content: dict[str, Any], faults: list[str]) -> Task:

@@ -94,7 +94,7 @@ def _read(task: Task, case: Case) -> tuple[list[str], CaseContent | None]:
         if volume is not None and path != case.label:
             attempt(check_channels, task, case, path, volume)
         if volume is not None and volumes[0] is not None:
-            attempt(check_overlay, case, volumes[0], path, volume)
+            attempt(check_overlay, task, case, volumes[0], path, volume)
     if faults or label is None:
         return faults, None
     return faults, _content(task, case, volumes, label)

@@ -156,13 +156,14 @@ def check_same_space(
     *,
     image_path: str | os.PathLike,
     label_path: str | os.PathLike,
+    tolerance: float = MOST_APART,
 ) -> None:
     """Require that a label (or another channel) overlays an image.
 
     Raises
     ------
-    NiftiError : the (X, Y, Z) shapes differ, or the affines put a voxel more than a
-        thousandth of a mm apart
+    NiftiError : the (X, Y, Z) shapes differ, or the affines put a voxel more than `tolerance`
+        mm apart
     """
     if image.array.shape[:3] != label.array.shape[:3]:
         raise NiftiError(
@@ -170,10 +171,10 @@ def check_same_space(
             f"as in {image_path}"
         )
     apart = largest_distance(image.affine, label.affine, image.array.shape)
-    if not apart <= MOST_APART:
+    if not apart <= tolerance:
         raise NiftiError(
             f"{label_path}: affine puts voxels up to {apart:.4g} mm from where {image_path} "
-            f"has them: expected at most {MOST_APART:g} mm"
+            f"has them: expected at most {tolerance:g} mm"
         )
 
 

@@ -1,6 +1,6 @@
 """All that decides a run: its configuration, the presets' own, and how it is read again."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
@@ -41,6 +41,7 @@ class Config:
     phantom_seed: int = 0
 
 
+DEFAULTS = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
 REFERENCE_3D = Config("brain_3d", epochs=36, batch_size=2, learning_rate=1e-4)
 REFERENCE_2D = Config(
     "brain_2d",

@@ -21,6 +21,7 @@ from minibrain.data.loader import batches
 from minibrain.errors import InputError
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, HalveOnPlateau
+from minibrain.runs.config import DEFAULTS
 from minibrain.runs.environment import describe_environment
 from minibrain.runs.interruption import Interrupted, Interruption
 from minibrain.runs.run_folder import RunFolder
@@ -199,7 +200,7 @@ class Trainer:
 
     def _require_the_same(self, about: dict) -> None:
         """Refuse what would make the result wrong, warn of what changes its last bits."""
-        before, now = about["config"], self.config
+        before, now = DEFAULTS | about["config"], self.config  # which may be older than an option
         for name in sorted((before.keys() | now.keys()) - FREE):
             was, found = (json.dumps(config.get(name)) for config in (before, now))
             if was != found:
