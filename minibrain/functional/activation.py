@@ -76,13 +76,14 @@ def dropout_forward(x, rate: float, key: tuple):
     require_float("x", x)
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
-    saved = DropoutSaved(rate, key)
+    saved = DropoutSaved(rate, key, x.shape)
     return _dropped(x, saved), saved
 
 
 @fast_twin
 def dropout_backward(dy, saved: DropoutSaved):
     """dx = dy times the same mask and scale, computed again."""
+    require_float("dy", dy, saved.shape)
     return _dropped(dy, saved)
 
 

@@ -7,7 +7,7 @@ from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
 from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending
 
-NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
+NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0), ())
 
 
 def write(duck_array: DuckArray):
