@@ -1,9 +1,12 @@
 """What does not fit is refused by name: no operation broadcasts it, or rounds it to integers."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 from minibrain import functional as F
+from minibrain.kernels import listening
 from minibrain.study.gradcheck_cases import operation_cases
 
 CASES = operation_cases()
@@ -30,15 +33,27 @@ TAKEN_BY_TWINS = {
 both_twins = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-def call(name, dtype=np.float64, **others):
-    """(y, saved) of an operation's case, with some of its arrays and options exchanged."""
+def case(name, dtype=np.float64):
+    """The arrays of an operation, and its options."""
     arrays, options = CASES[name]
     if name == "max_pool":
         arrays = {"x": arrays["x"][:, :, :4]}  # twins halve even axes
-    arrays = {key: x.astype(dtype) for key, x in arrays.items()}
-    given = arrays | TAKEN_BY_TWINS.get(name, options) | others
+    return {key: x.astype(dtype) for key, x in arrays.items()}, TAKEN_BY_TWINS.get(name, options)
+
+
+def call(name, dtype=np.float64, **others):
+    """(y, saved) of an operation's case, with some of its arrays and options exchanged."""
+    arrays, options = case(name, dtype)
+    given = arrays | options | others
     first = [given.pop(argument) for argument in arrays]
     return getattr(F, f"{name}_forward")(*first, **given)
+
+
+def arrays_in(result):
+    """Every array in nested tuples."""
+    if isinstance(result, tuple):
+        return [x for item in result for x in arrays_in(item)]
+    return [np.asarray(result)] if hasattr(result, "dtype") else []
 
 
 @both_twins
@@ -96,6 +111,24 @@ def test_only_floats_are_computed_with(name, dtype):
 def test_the_weights_of_an_attention_gate_fit_each_other(argument, shape):
     with pytest.raises(ValueError, match=f"^{argument} must have shape"):
         call("attention_gate", **{argument: np.ones(shape)})
+
+
+@both_twins
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_call_by_name_has_the_same_twin_and_the_same_bits(name, dtype):
+    forward, backward = getattr(F, f"{name}_forward"), getattr(F, f"{name}_backward")
+    arrays, options = case(name, dtype)
+    upstream = next(iter(inspect.signature(backward).parameters))
+    calls = []
+    with listening(calls.append):
+        y, saved = forward(*arrays.values(), **options)
+        dy = np.random.default_rng(0).standard_normal(y.shape).astype(dtype)
+        backward(dy, saved)
+        _, saved = forward(**options, **arrays)
+        backward(saved=saved, **{upstream: dy})
+    for one, other in zip(calls[: len(calls) // 2], calls[len(calls) // 2 :], strict=True):
+        assert (one.name, one.who) == (other.name, other.who)
+        assert all(map(np.array_equal, arrays_in(one.result), arrays_in(other.result)))
 
 
 @pytest.mark.parametrize("argument", ["running_mean", "running_variance"])

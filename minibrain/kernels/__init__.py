@@ -52,9 +52,12 @@ def fast_twin(reference):
     device it is called for.
     """
     module, name = reference.__module__.rpartition(".")[2], reference.__name__
+    parameters = reference.__code__.co_varnames[: reference.__code__.co_argcount]
 
     @wraps(reference)
     def fast(*arguments, **options):
+        if options:
+            arguments = _in_position(parameters, arguments, options)
         twin = _find_twin(_array_package(arguments), module, name)
         if twin is None:
             return NotImplemented
@@ -62,6 +65,8 @@ def fast_twin(reference):
 
     @wraps(reference)
     def operation(*arguments, **options):
+        if options:
+            arguments = _in_position(parameters, arguments, options)
         _check_saved(reference, arguments)
         begin = time.perf_counter()
         result, who = fast(*arguments, **options), "fast"
@@ -75,6 +80,16 @@ def fast_twin(reference):
 
     operation.reference, operation.fast = reference, fast
     return operation
+
+
+def _in_position(parameters, arguments, options):
+    """The arguments, with what the options give of those that follow moved to its position: only
+    there are arrays looked for, and `saved.DuckArray`s written."""
+    for name in parameters[len(arguments) :]:
+        if name not in options:
+            break
+        arguments += (options.pop(name),)
+    return arguments
 
 
 def _check_saved(backward, arguments):
