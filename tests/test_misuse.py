@@ -151,6 +151,15 @@ def test_what_is_no_array_is_refused():
         F.relu_forward([[-1.0, 2.0]])
 
 
+@both_twins
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("dloss", [np.ones(3), np.ones(1), [1.0], "1", None])
+def test_the_gradient_of_a_loss_is_one_number(name, dloss, dtype):
+    _, saved = call(name, dtype)
+    with pytest.raises(ValueError, match="dloss must be one number, got"):
+        getattr(F, f"{name}_backward")(dloss, saved)
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_a_loss_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=r"labels .* must not be empty"):

@@ -473,6 +473,14 @@ def test_a_label_that_is_no_class_makes_the_loss_not_a_number(wrong, per_sample)
             assert operation == "cross_entropy" or np.isnan(host(backward(1.0, saved))).all()
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "dice_loss", "cce_dice_loss"])
+def test_more_than_one_gradient_of_a_loss_is_left_to_the_reference(name):
+    with emulated():
+        _, saved = getattr(F, f"{name}_forward")(on_device(X), on_device(labels(2, 5, 6, 7)))
+        backward = getattr(F, f"{name}_backward")
+        assert all(backward.fast(dloss, saved) is NotImplemented for dloss in ([1.0], np.ones(1)))
+
+
 def virtual(*shape):
     """An array of any shape that needs no memory."""
     return standin.ndarray(np.broadcast_to(np.float32(0), shape))
