@@ -146,6 +146,22 @@ def test_a_key_is_three_integers(key):
         call("dropout", key=key)
 
 
+@both_twins
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_list_is_no_array(name, dtype):
+    arrays, options = case(name, dtype)
+    y, saved = call(name, dtype)
+    if name in LOSSES:
+        arrays["labels"] = options["labels"]
+    said = r"^{} must be an array( of floats)?, got a list|^expected a .* array, got list"
+    for argument, x in arrays.items():
+        with pytest.raises((TypeError, ValueError), match=said.format(argument)):
+            call(name, dtype, **{argument: x.tolist()})
+    if name not in LOSSES:
+        with pytest.raises(ValueError, match=said.format("dy")):
+            getattr(F, f"{name}_backward")(np.asarray(y).tolist(), saved)
+
+
 def test_what_is_no_array_is_refused():
     with pytest.raises(TypeError, match="expected a NumPy or CuPy array, got list"):
         F.relu_forward([[-1.0, 2.0]])

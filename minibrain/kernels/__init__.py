@@ -69,9 +69,13 @@ def fast_twin(reference):
             arguments = _in_position(parameters, arguments, options)
         _check_saved(reference, arguments)
         begin = time.perf_counter()
-        result, who = fast(*arguments, **options), "fast"
-        if result is NotImplemented:
-            result, who = reference(*written(arguments), **options), "reference"
+        try:
+            result, who = fast(*arguments, **options), "fast"
+            if result is NotImplemented:
+                result, who = reference(*written(arguments), **options), "reference"
+        except AttributeError as error:
+            _check_arrays(parameters, arguments, error)
+            raise
         if listeners:
             end = _time_when_done(_array_package(arguments))
             for listen in tuple(listeners):
@@ -99,6 +103,15 @@ def _check_saved(backward, arguments):
     if kind and len(arguments) > 1 and not isinstance(arguments[1], kind):
         found = type(arguments[1]).__name__
         raise TypeError(f"{backward.__name__}: saved must be a {kind.__name__}, got {found}")
+
+
+def _check_arrays(parameters, arguments, error):
+    """Say which argument is no array, if that is what an attribute was missing of. Whoever calls
+    with arrays does not wait for a check."""
+    for parameter, value in zip(parameters, arguments, strict=False):
+        if value is error.obj and not hasattr(value, "dtype"):
+            kind = type(value).__name__
+            raise ValueError(f"{parameter} must be an array, got a {kind}") from error
 
 
 def takes(*kinds):
