@@ -7,6 +7,7 @@ import pytest
 
 from minibrain import functional as F
 from minibrain.kernels import listening
+from minibrain.layers import Dropout, InstanceNormReLU
 from minibrain.study.gradcheck_cases import operation_cases
 
 CASES = operation_cases()
@@ -174,6 +175,13 @@ def test_the_gradient_of_a_loss_is_one_number(name, dloss, dtype):
     _, saved = call(name, dtype)
     with pytest.raises(ValueError, match="dloss must be one number, got"):
         getattr(F, f"{name}_backward")(dloss, saved)
+
+
+@pytest.mark.parametrize("rate", [2, 1, -0.1, float("nan")])
+def test_a_layer_refuses_a_rate_when_it_is_made(rate):
+    for make in (lambda: Dropout(rate, 0, 0), lambda: InstanceNormReLU(3, rate=rate)):
+        with pytest.raises(ValueError, match=r"dropout rate must be in \[0, 1\), got"):
+            make()
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

@@ -270,8 +270,6 @@ def _check_sizes(rank, in_channels, classes, channels, rates):
         )
     if len(rates) != len(channels):
         raise ValueError(f"dropout needs one rate per level, got {len(rates)} for {len(channels)}")
-    if not all(0 <= rate < 1 for rate in rates):
-        raise ValueError(f"dropout rates must be in [0, 1), got {rates}")
 
 
 def _check_names(norm, up, initializer):
