@@ -141,6 +141,23 @@ def require_float(name: str, x, shape: tuple[int, ...] | None = None) -> None:
         raise ValueError(f"{name} must have shape {shape}, got {x.shape}")
 
 
+def is_number(x) -> bool:
+    """One number, which may be an array of no dimension."""
+    return isinstance(x, int | float) or getattr(x, "ndim", None) == 0
+
+
+def require_number(name: str, x) -> None:
+    """Require one number: an array would be broadcast, over classes say.
+
+    Raises
+    ------
+    ValueError : naming the argument, and what it is
+    """
+    if not is_number(x):
+        kind = f"an array of shape {x.shape}" if hasattr(x, "shape") else f"a {type(x).__name__}"
+        raise ValueError(f"{name} must be one number, got {kind}")
+
+
 def channel_sum(x):
     """(..., C) -> (C,): sum over everything but the channels, accumulated in float64."""
     x = widened(x)

@@ -57,10 +57,11 @@ def predict_logits(
 
     Raises
     ------
-    InputError : the patch size or the overlap is not as above, or the network cannot halve such
-        windows as often as it has levels
+    InputError : an argument is not as above, or the network cannot halve such windows as often as
+        it has levels
     """
     check_windows(model, patch_size, overlap)
+    _check_image(image, channels)
     volume = image.shape[:3]
     overlaps = (overlap, overlap, overlap if model.rank == 3 else 0)
     logits = np.zeros((*volume, model.classes), np.float32)
@@ -100,6 +101,14 @@ def check_windows(model: UNet, patch_size: Sequence[int] | None, overlap: float 
         raise InputError(f"patch size: got {found}, expected {model.rank} multiples of {factor}")
     if not 0 <= overlap < 1:
         raise InputError(f"overlap: got {overlap}, expected at least 0 and below 1")
+
+
+def _check_image(image: np.ndarray, channels: Sequence[int] | None) -> None:
+    if image.ndim != 4:
+        raise InputError(f"image: got shape {image.shape}, expected (X, Y, Z, C)")
+    count = image.shape[-1]
+    if channels is not None and not all(0 <= channel < count for channel in channels):
+        raise InputError(f"channels: got {tuple(channels)}, expected some of an image's {count}")
 
 
 def windows(

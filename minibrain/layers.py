@@ -34,6 +34,7 @@ from minibrain.functional import (
     upsample_backward,
     upsample_forward,
 )
+from minibrain.functional.activation import require_rate
 from minibrain.parameter import Parameter
 from minibrain.saved import new_saved
 
@@ -90,6 +91,7 @@ class InstanceNormReLU(Layer):
 
     def __init__(self, channels, dtype=np.float32, *, rate=0.0, seed=0, number=0):
         super().__init__(gamma=np.ones(channels, dtype), beta=np.zeros(channels, dtype))
+        require_rate(rate)
         self.rate, self.seed, self.number = rate, seed, number
 
     def forward(self, x, training=False, step=0):
@@ -146,6 +148,7 @@ class Dropout(Layer):
 
     def __init__(self, rate, seed, number):
         super().__init__()
+        require_rate(rate)
         self.rate, self.seed, self.number = rate, seed, number
 
     def forward(self, x, training=False, step=0):

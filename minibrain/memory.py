@@ -32,7 +32,13 @@ def estimate_memory(model: UNet, batch_shape: tuple[int, ...]) -> int:
     Parameters
     ----------
     batch_shape : (N, *S, C) of the images
+
+    Raises
+    ------
+    ValueError : it has another rank than the network
     """
+    if len(batch_shape) != model.rank + 2:
+        raise ValueError(f"batch_shape must be (N, {model.rank} axes, C), got {batch_shape}")
     model = deepcopy(model)  # a forward in training moves batch norm's running statistics
     probe = (1, *(2**model.levels,) * model.rank, model.in_channels)
     weights = [parameter.value for parameter in model.named_parameters().values()]

@@ -29,10 +29,12 @@ class MaxPoolSaved(NamedTuple):
 
 class UpsampleSaved(NamedTuple):
     factor: tuple[int, ...]
+    shape: tuple[int, ...]  # of y
 
 
 class ConcatSaved(NamedTuple):
     channels: int  # of the first array
+    shape: tuple[int, ...]  # of y
 
 
 class NormSaved(NamedTuple):
@@ -59,6 +61,7 @@ class SoftmaxSaved(NamedTuple):
 class DropoutSaved(NamedTuple):
     rate: float
     key: tuple  # (seed, step, layer): the mask is computed again from it
+    shape: tuple[int, ...]  # of y
 
     @property
     def threshold(self):

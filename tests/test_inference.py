@@ -215,3 +215,16 @@ def test_a_network_in_float64_gives_logits_in_float32():
 def test_impossible_windows_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         predict_logits(network(), an_image(8, 8, 8), **options)
+
+
+@pytest.mark.parametrize("channels", [[2], [0, -1]])
+def test_channels_that_an_image_does_not_have_are_refused(channels):
+    with pytest.raises(InputError, match=r"channels: got \(.*\), expected some of an image's 2"):
+        predict_logits(network(), an_image(8, 8, 8), channels)
+
+
+def test_an_image_of_another_rank_is_refused():
+    image = an_image(8, 8, 8)
+    for wrong in (image[0], image[None]):
+        with pytest.raises(InputError, match=r"image: got shape .*, expected \(X, Y, Z, C\)"):
+            predict_logits(network(), wrong)

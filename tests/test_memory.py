@@ -83,3 +83,10 @@ def test_too_little_memory_is_said_with_what_would_fit(monkeypatch, tmp_path, ca
 def test_what_is_free_is_known_on_linux():
     free = available_memory("cpu")
     assert free is None or 10**6 < free < 10**14
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32, 4), (32, 32, 32), (2, 1, 32, 32, 32, 4)])
+def test_a_batch_of_another_rank_is_refused(shape):
+    with pytest.raises(ValueError, match=r"batch_shape must be \(N, 3 axes, C\), got") as error:
+        estimate_memory(brain_3d_small(), shape)
+    assert str(shape) in str(error.value)

@@ -197,7 +197,7 @@ def test_an_activation_that_is_not_written_yet_is_looked_at_and_only_its_parts_a
     watcher = _Watcher(network()[0], 8, np.copy)
     x, gamma, beta = IMAGES, *RNG.standard_normal((2, 3)).astype(np.float32)
     lines = np.array([0, 1, 0], np.float32) * np.ones((2, 1, 1, 3, 1), np.float32)
-    promise = Pending(x, lines, DropoutSaved(0.0, (0, 0, 0)))
+    promise = Pending(x, lines, DropoutSaved(0.0, (0, 0, 0), x.shape))
     norm = norm_relu_forward(x, gamma, beta)[1].norm
     kept = NormReluSaved(norm, promise, None), ReluSaved(promise)
     for begin, (name, arguments, result) in enumerate(

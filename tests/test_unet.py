@@ -278,6 +278,24 @@ def test_backward_consumes_what_forward_saved(options):
 
 
 @every
+@pytest.mark.parametrize(
+    "wrong", [lambda dx: dx[:1], lambda dx: dx[..., :1], lambda dx: dx > 0, lambda dx: dx.tolist()]
+)
+def test_after_a_wrong_gradient_backward_can_be_tried_again(options, wrong):
+    results = []
+    for attempts in ([], [wrong]):
+        network = make(options)
+        logits, saved = network.forward(an_input(network), training=True)
+        dlogits = random_like(logits)
+        for attempt in attempts:
+            with pytest.raises(ValueError, match="dx must"):
+                network.backward(attempt(dlogits), saved)
+        results.append([network.backward(dlogits, saved), *gradients(network).values()])
+    for wanted, found in zip(*results, strict=True):
+        assert np.array_equal(wanted, found)
+
+
+@every
 def test_backward_needs_a_forward_in_training(options):
     network = make(options)
     logits, saved = network.forward(an_input(network))

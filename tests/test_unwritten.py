@@ -9,7 +9,7 @@ from minibrain.saved import ConvSaved, DropoutSaved, Joined, Pending, Summed
 
 RNG = np.random.default_rng(0)
 KEY = (2**40, 3, 1)
-DROPOUT = DropoutSaved(0.3, KEY)
+DROPOUT = DropoutSaved(0.3, KEY, (2, 6, 4, 3))
 
 
 def normal(*shape, dtype=np.float64):
@@ -36,7 +36,7 @@ def test_what_is_far_from_0_loses_nothing():
     """In float32: 1000 · γ/σ would be rounded, where x − 1000 is not."""
     x = np.full((1, 4, 4, 1), 1000, np.float32)
     lines = np.array([1000, 316, 0.25], np.float32).reshape(1, 1, 1, 1, 3)
-    assert np.array_equal(Pending(x, lines, DropoutSaved(0.0, KEY)).write(), 0 * x + 0.25)
+    assert np.array_equal(Pending(x, lines, DropoutSaved(0.0, KEY, x.shape)).write(), 0 * x + 0.25)
 
 
 def test_in_bfloat16_a_value_is_rounded_once():

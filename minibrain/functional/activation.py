@@ -74,16 +74,22 @@ def dropout_forward(x, rate: float, key: tuple):
     saved : DropoutSaved, the key and not the mask
     """
     require_float("x", x)
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
-    saved = DropoutSaved(rate, key)
+    require_rate(rate)
+    saved = DropoutSaved(rate, key, x.shape)
     return _dropped(x, saved), saved
 
 
 @fast_twin
 def dropout_backward(dy, saved: DropoutSaved):
     """dx = dy times the same mask and scale, computed again."""
+    require_float("dy", dy, saved.shape)
     return _dropped(dy, saved)
+
+
+def require_rate(rate: float) -> None:
+    """Require a rate of dropout; raises ValueError."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
 
 
 def _dropped(x, saved: DropoutSaved):

@@ -50,7 +50,9 @@ def attention_gate_forward(
     point, features = (1,) * (skip.ndim - 2), skip_weight.shape[-1:]
     require_float("skip_weight", skip_weight, (*point, skip.shape[-1], *features))
     require_float("signal_weight", signal_weight, (*point, signal.shape[-1], *features))
+    require_float("bias", bias, features)
     require_float("score_weight", score_weight, (*point, *features, 1))
+    require_float("score_bias", score_bias, (1,))
     from_skip, skip_saved = conv_forward(skip, skip_weight)
     from_signal, signal_saved = conv_forward(signal, signal_weight, bias)
     hidden, relu_saved = relu_forward(from_skip + from_signal)

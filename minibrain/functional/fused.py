@@ -28,7 +28,7 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     """
     y, norm = instance_norm_forward(widened(x), gamma, beta, eps=eps)
     y, _ = relu_forward(y)
-    dropout = DropoutSaved(rate, key)
+    dropout = DropoutSaved(rate, key, x.shape)
     if rate:
         y, dropout = dropout_forward(y, rate, key)
     y = like(y, x)

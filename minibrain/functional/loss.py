@@ -8,7 +8,7 @@ Soft Dice: Milletari et al., "V-Net", arXiv:1606.04797.
 
 import numpy as np
 
-from minibrain.arrays import array_module, widened
+from minibrain.arrays import array_module, require_number, widened
 from minibrain.functional.activation import softmax_backward, softmax_forward
 from minibrain.kernels import fast_twin
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved, SoftmaxSaved
@@ -45,6 +45,7 @@ def cross_entropy_forward(logits, labels):
 @fast_twin
 def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     """dz = dloss · (p − t) / voxels."""
+    require_number("dloss", dloss)
     p, labels = saved
     dlogits = p - _one_hot(labels, p)
     dlogits *= dloss / labels.size
@@ -89,6 +90,7 @@ def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
 @fast_twin
 def dice_loss_backward(dloss, saved: DiceSaved):
     """dp = −dloss/classes · (2t/total − overlap/total²), then through the softmax."""
+    require_number("dloss", dloss)
     p, labels, overlap, total = saved
     share = dloss / overlap.size
     toward_label = (2 * share / total).astype(p.dtype)
@@ -127,6 +129,7 @@ def cce_dice_loss_forward(
 @fast_twin
 def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
     """The logits were used twice: the two gradients add."""
+    require_number("dloss", dloss)
     dlogits = cross_entropy_backward(dloss * saved.cce_weight, saved.cross_entropy)
     dlogits += dice_loss_backward(dloss * saved.dice_weight, saved.dice)
     return dlogits

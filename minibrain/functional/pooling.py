@@ -4,7 +4,7 @@ from math import prod
 
 import numpy as np
 
-from minibrain.arrays import array_module, like, widened
+from minibrain.arrays import array_module, like, require_float, widened
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels import fast_twin
 from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
@@ -59,6 +59,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
 def max_pool_backward(dy, saved: MaxPoolSaved):
     """Each dy goes to the voxel that won; where windows overlap, gradients add."""
     winner, geometry = saved
+    require_float("dy", dy, winner.shape)
     shape, wide = (len(dy), *geometry.padded_size, dy.shape[-1]), widened(dy)
     dpadded = array_module(dy).zeros(shape, wide.dtype)
     for number, tap in enumerate(geometry.taps()):
@@ -90,12 +91,13 @@ def upsample_forward(x, factor=2):
     y = x
     for axis, times in enumerate(factor, start=1):
         y = array_module(x).repeat(y, times, axis=axis)
-    return y, UpsampleSaved(factor)
+    return y, UpsampleSaved(factor, y.shape)
 
 
 @fast_twin
 def upsample_backward(dy, saved: UpsampleSaved):
     """A voxel that was used many times gets the sum of their gradients."""
+    require_float("dy", dy, saved.shape)
     n, *size, c = dy.shape
     blocks = [m for s, f in zip(size, saved.factor, strict=True) for m in (s // f, f)]
     dx = widened(dy).reshape(n, *blocks, c).sum(axis=tuple(range(2, 2 * len(size) + 1, 2)))
@@ -117,10 +119,12 @@ def concat_forward(a, b):
     """
     if a.shape[:-1] != b.shape[:-1]:
         raise ValueError(f"a and b must agree in all but their channels, got {a.shape}, {b.shape}")
-    return array_module(a).concatenate([a, b], axis=-1), ConcatSaved(a.shape[-1])
+    y = array_module(a).concatenate([a, b], axis=-1)
+    return y, ConcatSaved(a.shape[-1], y.shape)
 
 
 @fast_twin
 def concat_backward(dy, saved: ConcatSaved):
     """Split: (da, db)."""
+    require_float("dy", dy, saved.shape)
     return dy[..., : saved.channels], dy[..., saved.channels :]

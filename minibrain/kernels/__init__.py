@@ -52,9 +52,12 @@ def fast_twin(reference):
     device it is called for.
     """
     module, name = reference.__module__.rpartition(".")[2], reference.__name__
+    parameters = reference.__code__.co_varnames[: reference.__code__.co_argcount]
 
     @wraps(reference)
     def fast(*arguments, **options):
+        if options:
+            arguments = _in_position(parameters, arguments, options)
         twin = _find_twin(_array_package(arguments), module, name)
         if twin is None:
             return NotImplemented
@@ -62,11 +65,17 @@ def fast_twin(reference):
 
     @wraps(reference)
     def operation(*arguments, **options):
+        if options:
+            arguments = _in_position(parameters, arguments, options)
         _check_saved(reference, arguments)
         begin = time.perf_counter()
-        result, who = fast(*arguments, **options), "fast"
-        if result is NotImplemented:
-            result, who = reference(*written(arguments), **options), "reference"
+        try:
+            result, who = fast(*arguments, **options), "fast"
+            if result is NotImplemented:
+                result, who = reference(*written(arguments), **options), "reference"
+        except AttributeError as error:
+            _check_arrays(parameters, arguments, error)
+            raise
         if listeners:
             end = _time_when_done(_array_package(arguments))
             for listen in tuple(listeners):
@@ -77,6 +86,16 @@ def fast_twin(reference):
     return operation
 
 
+def _in_position(parameters, arguments, options):
+    """The arguments, with what the options give of those that follow moved to its position: only
+    there are arrays looked for, and `saved.DuckArray`s written."""
+    for name in parameters[len(arguments) :]:
+        if name not in options:
+            break
+        arguments += (options.pop(name),)
+    return arguments
+
+
 def _check_saved(backward, arguments):
     """Require what the forward of the same operation has saved: a network that pops it in the
     wrong order should hear of that, and not of a tuple that cannot be unpacked."""
@@ -84,6 +103,15 @@ def _check_saved(backward, arguments):
     if kind and len(arguments) > 1 and not isinstance(arguments[1], kind):
         found = type(arguments[1]).__name__
         raise TypeError(f"{backward.__name__}: saved must be a {kind.__name__}, got {found}")
+
+
+def _check_arrays(parameters, arguments, error):
+    """Say which argument is no array, if that is what an attribute was missing of. Whoever calls
+    with arrays does not wait for a check."""
+    for parameter, value in zip(parameters, arguments, strict=False):
+        if value is error.obj and not hasattr(value, "dtype"):
+            kind = type(value).__name__
+            raise ValueError(f"{parameter} must be an array, got a {kind}") from error
 
 
 def takes(*kinds):

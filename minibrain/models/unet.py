@@ -9,7 +9,7 @@ Source: Ronneberger et al., arXiv:1505.04597; Çiçek et al., arXiv:1606.06650.
 
 import numpy as np
 
-from minibrain.arrays import find_device, to_device
+from minibrain.arrays import find_device, require_float, to_device
 from minibrain.geometry import require_multiple
 from minibrain.layers import (
     BatchNorm,
@@ -24,7 +24,7 @@ from minibrain.layers import (
     Upsample,
 )
 from minibrain.parameter import Parameter, glorot_uniform, he_uniform
-from minibrain.saved import new_saved
+from minibrain.saved import ConvSaved, new_saved
 
 NORMS = ("none", "batch", "instance")
 INITIALIZERS = {"he": he_uniform, "glorot": glorot_uniform}
@@ -143,9 +143,12 @@ class UNet:
         Returns
         -------
         dx : gradient with respect to the input, None without input_gradient
+
+        Raises
+        ------
+        ValueError : saved is empty, or dx is not as the logits were; then saved is still whole
         """
-        if not saved:
-            raise ValueError("saved is empty: backward needs a forward with training=True, once")
+        self._check_gradient(dx, saved)
         dskips = []
         dx = self.head.backward(dx, saved.pop())
         ascent = zip(self.ups[::-1], self.joins[::-1], self.decoders[::-1], strict=True)
@@ -211,6 +214,12 @@ class UNet:
             )
         require_multiple(x.shape[1:-1], 2 ** (self.levels - 1))
 
+    def _check_gradient(self, dx, saved):
+        if not saved:
+            raise ValueError("saved is empty: backward needs a forward with training=True, once")
+        if isinstance(saved[-1], ConvSaved):  # of anything else the head says what it is
+            require_float("dx", dx, (*saved[-1].x.shape[:-1], self.classes))
+
 
 class _Maker:
     """Makes the parts of one network, drawing their initial weights in order."""
@@ -261,8 +270,6 @@ def _check_sizes(rank, in_channels, classes, channels, rates):
         )
     if len(rates) != len(channels):
         raise ValueError(f"dropout needs one rate per level, got {len(rates)} for {len(channels)}")
-    if not all(0 <= rate < 1 for rate in rates):
-        raise ValueError(f"dropout rates must be in [0, 1), got {rates}")
 
 
 def _check_names(norm, up, initializer):

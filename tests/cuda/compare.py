@@ -171,7 +171,7 @@ def pending(shape, dtype, rate=0.3):
     rng = np.random.default_rng(5)
     lines = random(rng, (shape[0], *(1,) * (len(shape) - 2), shape[-1], 3))
     raw = random(rng, shape).astype(dtype)
-    return Pending(on_device(raw), on_device(lines), DropoutSaved(rate, (2**40, 7, 1)))
+    return Pending(on_device(raw), on_device(lines), DropoutSaved(rate, (2**40, 7, 1), raw.shape))
 
 
 def random(rng, shape):

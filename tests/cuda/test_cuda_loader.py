@@ -158,7 +158,7 @@ def test_arrays_and_structs_arrive_as_they_are():
     assert numbers.tolist() == [
         [1, 5, 6], [1, 2, 6], [1, 3, 2], [1, 2, 1], [0, 1, 2], [1, 1, 3]
     ]  # fmt: skip
-    dropout = packed_dropout(DropoutSaved(0.5, (2**64 - 1, 2**32 - 1, 3)))
+    dropout = packed_dropout(DropoutSaved(0.5, (2**64 - 1, 2**32 - 1, 3), (1,)))
     assert dropout.nbytes == 32  # as in C: no padding is needed
     assert dropout.tolist() == (2**64 - 1, 0, 2**32 - 1, 3, 2**15, 2)
 

@@ -43,12 +43,12 @@ def relu_backward(dy, saved: ReluSaved):
 def dropout_forward(x, rate, key):
     if x.dtype != np.float32 or not 0 < rate < 1:
         return NotImplemented
-    saved = DropoutSaved(rate, key)
+    saved = DropoutSaved(rate, key, x.shape)
     return _masked(x, saved), saved
 
 
 def dropout_backward(dy, saved: DropoutSaved):
-    if dy.dtype != np.float32 or saved.rate == 0:
+    if dy.dtype != np.float32 or dy.shape != saved.shape or saved.rate == 0:
         return NotImplemented
     return _masked(dy, saved)
 

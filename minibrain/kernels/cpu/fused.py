@@ -33,7 +33,7 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     beta = np.broadcast_to(beta, mean.shape)
     lines = [blocks.tiled(line) for line in (mean, inv_std * gamma, beta)]
 
-    dropout = DropoutSaved(rate, key)
+    dropout = DropoutSaved(rate, key, x.shape)
 
     def work(block):
         centre, scale, shift = (line[block.n] for line in lines)

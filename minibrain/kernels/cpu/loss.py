@@ -6,6 +6,7 @@ the sums over all voxels that Dice needs are float64, added in the order of the 
 
 import numpy as np
 
+from minibrain.arrays import is_number
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.threads import each
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved
@@ -50,7 +51,7 @@ def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
     """With a = w/voxels and, per class, b = −2·share/total, c = share·overlap/total²,
     dz = p · (g − Σ_j g_j·p_j) + a·(p − t) for g = b·t + c, share = dloss·dice_weight/terms."""
     p, labels, overlap, total = saved.dice
-    if p.dtype != np.float32:
+    if p.dtype != np.float32 or not is_number(dloss):
         return NotImplemented
     classes = p.shape[-1]
     share = dloss * saved.dice_weight / overlap.size

@@ -37,7 +37,9 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
 
 def max_pool_backward(dy, saved: MaxPoolSaved):
     winner, geometry = saved
-    if dy.dtype != np.float32 or dy.ndim not in (4, 5) or not _halves(geometry):
+    if dy.dtype != np.float32 or dy.ndim not in (4, 5) or dy.shape != winner.shape:
+        return NotImplemented
+    if not _halves(geometry):
         return NotImplemented
     dx = empty((len(dy), *geometry.input_size, dy.shape[-1]))
     upstream, winners, candidates = as_volume(dy), as_volume(winner), _candidates(dx)
@@ -63,11 +65,13 @@ def upsample_forward(x, factor=2):
             copy[...] = values[plane]
 
     each(work, np.ndindex(values.shape[:2]))
-    return y, UpsampleSaved((2,) * (x.ndim - 2))
+    return y, UpsampleSaved((2,) * (x.ndim - 2), y.shape)
 
 
 def upsample_backward(dy, saved: UpsampleSaved):
-    if dy.dtype != np.float32 or dy.ndim not in (4, 5) or set(saved.factor) != {2}:
+    if dy.dtype != np.float32 or dy.ndim not in (4, 5) or dy.shape != saved.shape:
+        return NotImplemented
+    if set(saved.factor) != {2}:
         return NotImplemented
     dx = empty((len(dy), *(n // 2 for n in dy.shape[1:-1]), dy.shape[-1]))
     gradients, copies = as_volume(dx), _candidates(dy)
@@ -85,15 +89,16 @@ def upsample_backward(dy, saved: UpsampleSaved):
 def concat_forward(a, b):
     if a.dtype != np.float32 or b.dtype != np.float32 or a.ndim < 3 or a.shape[:-1] != b.shape[:-1]:
         return NotImplemented
-    return Joined(a, b), ConcatSaved(a.shape[-1])
+    y = Joined(a, b)
+    return y, ConcatSaved(a.shape[-1], y.shape)
 
 
 @takes(Joined)
 def concat_backward(dy, saved: ConcatSaved):
-    if dy.dtype != np.float32 or dy.ndim < 3:
+    if dy.dtype != np.float32 or dy.ndim < 3 or dy.shape != saved.shape:
         return NotImplemented
     if isinstance(dy, Joined):
-        return dy.a, dy.b
+        return (dy.a, dy.b) if dy.a.shape[-1] == saved.channels else NotImplemented
     da = empty((*dy.shape[:-1], saved.channels))
     db = empty((*dy.shape[:-1], dy.shape[-1] - saved.channels))
 

@@ -51,12 +51,13 @@ def softmax_backward(dy, saved: SoftmaxSaved):
 def dropout_forward(x, rate: float, key: tuple):
     if not (supported(x) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
-    saved = DropoutSaved(rate, key)
+    saved = DropoutSaved(rate, key, x.shape)
     return _dropout(x, saved), saved
 
 
 def dropout_backward(dy, saved: DropoutSaved):
-    return _dropout(dy, saved) if supported(dy) else NotImplemented
+    fits = supported(dy) and dy.shape == saved.shape
+    return _dropout(dy, saved) if fits else NotImplemented
 
 
 def _dropout(x, saved: DropoutSaved):

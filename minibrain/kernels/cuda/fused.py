@@ -18,7 +18,7 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
     if not (instance_norm_fits(x, gamma, beta) and 0 <= rate < 1 and is_key(key)):
         return NotImplemented
     lines = array_module(gamma).empty((len(x), *(1,) * (x.ndim - 2), x.shape[-1], 3), np.float32)
-    norm, dropout = instance_norm(x, gamma, beta, eps, lines), DropoutSaved(rate, key)
+    norm, dropout = instance_norm(x, gamma, beta, eps, lines), DropoutSaved(rate, key, x.shape)
     y = Pending(norm.x, lines, dropout)
     return y, NormReluSaved(norm, y, dropout)
 

@@ -6,7 +6,7 @@ instead: if one is not, the loss is NaN.
 
 import numpy as np
 
-from minibrain.arrays import array_module
+from minibrain.arrays import array_module, is_number
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
@@ -29,7 +29,7 @@ def cross_entropy_forward(logits, labels):
 
 def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     p, labels = saved
-    if not supported(p):
+    if not (supported(p) and is_number(dloss)):
         return NotImplemented
     p, labels = contiguous(p, _int32(labels))
     dz = array_module(p).empty(p.shape, np.float32)
@@ -46,7 +46,7 @@ def dice_loss_forward(logits, labels, *, smooth=1.0, per_sample=False):
 
 
 def dice_loss_backward(dloss, saved: DiceSaved):
-    return _dice_backward(0.0, float(dloss), saved)
+    return _dice_backward(0.0, float(dloss), saved) if is_number(dloss) else NotImplemented
 
 
 def cce_dice_loss_forward(
@@ -61,6 +61,8 @@ def cce_dice_loss_forward(
 
 
 def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
+    if not is_number(dloss):
+        return NotImplemented
     dloss = float(dloss)
     return _dice_backward(dloss * saved.cce_weight, dloss * saved.dice_weight, saved.dice)
 

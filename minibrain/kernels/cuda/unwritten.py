@@ -11,7 +11,7 @@ from minibrain.kernels.cuda.arguments import (
 )
 from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending
 
-NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0))
+NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0), ())
 
 
 def write(duck_array: DuckArray):
