@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import DuckArray
 from minibrain.functional import cce_dice_loss_forward
 from minibrain.models import UNet
-from minibrain.saved import DuckArray
 from minibrain.training import to_model
 
 WORKSPACE = 12 * 2**20  # bytes of the CPU's fast twins, whatever the batch
@@ -87,7 +87,7 @@ def fitting_patch(model: UNet, batch_shape: tuple[int, ...], available: int):
 
 
 def _arrays(value):
-    """Every array in nested lists and tuples, and what is unwritten with what it consists of."""
+    """Every array in nested lists and tuples, and each DuckArray with what it consists of."""
     if isinstance(value, DuckArray):
         yield value
         value = list(vars(value).values())

@@ -23,7 +23,7 @@ FLOORS = [
     [f"minibrain.{name}" for name in floor.split()]
     for floor in (
         "errors",
-        "arrays geometry saved philox files flops",
+        "arrays geometry saved duck_arrays philox files flops",
         "kernels",
         "functional",
         "parameter layers",

@@ -8,11 +8,12 @@ import pytest
 import standin
 
 from minibrain import kernels
+from minibrain.duck_arrays import DuckArray, Pending
 from minibrain.functional import cce_dice_loss_forward, norm_relu_forward
 from minibrain.models import UNet
 from minibrain.models.attention_unet import AttentionUNet
 from minibrain.optimizers import Adam
-from minibrain.saved import DropoutSaved, DuckArray, NormReluSaved, Pending, ReluSaved
+from minibrain.saved import DropoutSaved, NormReluSaved, ReluSaved
 from minibrain.study.pictures import slicer
 from minibrain.study.records import Measure, Node, Pass, Saved, Trace
 from minibrain.study.trace import _Watcher, trace_step

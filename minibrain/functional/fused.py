@@ -19,7 +19,7 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
 
     Returns
     -------
-    y : (N, *S, C); on a GPU in its place saved.Pending, what it would be made from
+    y : (N, *S, C); on a GPU in its place duck_arrays.Pending, what it would be made from
     saved : NormReluSaved
 
     Raises

@@ -114,7 +114,7 @@ def concat_forward(a, b):
 
     Returns
     -------
-    y : (N, *S, A + B); on a GPU in its place saved.Joined, the two arrays
+    y : (N, *S, A + B); on a GPU in its place duck_arrays.Joined, the two arrays
     saved : ConcatSaved
     """
     if a.shape[:-1] != b.shape[:-1]:

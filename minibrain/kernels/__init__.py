@@ -4,8 +4,8 @@
 the same name in `kernels/cpu` (for NumPy arrays) or `kernels/cuda` (for CuPy arrays), computes the
 same from the same arguments, faster. It returns NotImplemented for a call that it leaves to the
 reference. What one saves for backward the other can use: both know only `minibrain.saved`. Where a
-twin has put a `saved.DuckArray` in place of an array, a reference gets the array, and so does a
-twin that does not say that it `takes` such.
+twin has put a DuckArray (`minibrain.duck_arrays`) in place of an array, a reference gets the array,
+and so does a twin that does not say that it `takes` such.
 
 Whoever wants to know of every call is `listening`. With MINIBRAIN_TRACE=1 in the environment one
 listener is there from the start: it says on stderr who computed it, how long that took,
@@ -23,8 +23,8 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import DuckArray
 from minibrain.flops import flops
-from minibrain.saved import DuckArray
 
 DEVICES = {"numpy": "cpu", "cupy": "cuda"}
 
@@ -88,7 +88,7 @@ def fast_twin(reference):
 
 def _in_position(parameters, arguments, options):
     """The arguments, with what the options give of those that follow moved to its position: only
-    there are arrays looked for, and `saved.DuckArray`s written."""
+    there are arrays looked for, and `duck_arrays.DuckArray`s written."""
     for name in parameters[len(arguments) :]:
         if name not in options:
             break
@@ -115,7 +115,7 @@ def _check_arrays(parameters, arguments, error):
 
 
 def takes(*kinds):
-    """Mark a twin that takes these kinds of `saved.DuckArray` in place of arrays."""
+    """Mark a twin that takes these kinds of DuckArray in place of arrays."""
 
     def mark(twin):
         twin.takes = kinds
@@ -125,9 +125,9 @@ def takes(*kinds):
 
 
 def written(value, but=()):
-    """The value with arrays in place of every `saved.DuckArray` in it, but those of some kinds."""
+    """The value with arrays in place of every DuckArray in it, but those of some kinds."""
     if isinstance(value, DuckArray) and not isinstance(value, but):
-        write = _find_twin(_array_package([value]), "unwritten", "write")
+        write = _find_twin(_array_package([value]), "duck_arrays", "write")
         return write(value) if write else value.write()
     if isinstance(value, tuple):
         items = [written(item, but) for item in value]

@@ -7,8 +7,9 @@ import standin
 
 import minibrain.functional as F
 from minibrain.arrays import precision_dtype
+from minibrain.duck_arrays import DuckArray, Pending
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, DropoutSaved, DuckArray, Pending
+from minibrain.saved import ConvSaved, DropoutSaved
 
 EPS = np.finfo(np.float32).eps
 BFLOAT16 = precision_dtype("bf16")

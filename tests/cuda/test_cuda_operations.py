@@ -23,6 +23,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import minibrain.functional as F
+from minibrain.duck_arrays import DuckArray, Summed
 from minibrain.geometry import (
     axis_of_padding_only,
     conv_geometry,
@@ -31,7 +32,7 @@ from minibrain.geometry import (
     kernel_extent,
 )
 from minibrain.kernels import written
-from minibrain.saved import ConvSaved, DuckArray, Summed
+from minibrain.saved import ConvSaved
 
 RNG = np.random.default_rng(0)
 

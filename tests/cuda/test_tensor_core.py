@@ -17,12 +17,12 @@ from emulator import LATE_COPIES, SCHEDULES, emulated
 
 import minibrain.functional as F
 from benchmarks import predict_gpu
+from minibrain.duck_arrays import Joined
 from minibrain.errors import InputError
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
 from minibrain.kernels.cuda import conv_tensor_core as tensor_core
 from minibrain.models import UNet
-from minibrain.saved import Joined
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WRITES = {"normalization.write_pending_8", "pooling.concat_forward_8"}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minibrain.duck_arrays import Joined
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels import takes, written
 from minibrain.kernels.cpu import products
@@ -17,7 +18,7 @@ from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import as_volume, channel_sum, wide
 from minibrain.kernels.cpu.threads import each, scratch
 from minibrain.kernels.cpu.tiles import Tiles, Volume
-from minibrain.saved import ConvSaved, Joined
+from minibrain.saved import ConvSaved
 
 
 @takes(Joined)

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from minibrain.duck_arrays import Joined
 from minibrain.geometry import conv_geometry
 from minibrain.kernels import takes
 from minibrain.kernels.cpu.buffers import empty
 from minibrain.kernels.cpu.reduce import as_volume
 from minibrain.kernels.cpu.threads import each, scratch
-from minibrain.saved import ConcatSaved, Joined, MaxPoolSaved, UpsampleSaved
+from minibrain.saved import ConcatSaved, MaxPoolSaved, UpsampleSaved
 
 
 def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):

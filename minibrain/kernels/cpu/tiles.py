@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minibrain.duck_arrays import Joined
 from minibrain.kernels.cpu.threads import scratch
 from minibrain.kernels.cpu.winograd import Filter, make_filter
-from minibrain.saved import Joined
 
 BLOCK_BYTES = 2_000_000  # of v and s in one block, or twice as much as the weights need
 MOST_SHARES = 8  # a batch is cut in so many blocks at least, for several threads to share,

@@ -172,9 +172,9 @@ template <int WIDTH> struct Lines {
     }
 };
 
-// An activation that is not written yet, see minibrain/saved.py: relu((raw - centre) scale + shift),
-// then dropout. Without lines, values are what they are. Of a channel of a sample, `line` is
-// sample * channels + channel.
+// An activation that is not written yet, see minibrain/duck_arrays.py: relu((raw - centre) scale +
+// shift), then dropout. Without lines, values are what they are. Of a channel of a sample, `line`
+// is sample * channels + channel.
 struct Pending {
     const float *lines;  // (samples, channels, 3): centre, scale, shift
     Dropout dropout;

@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import Joined, Pending
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
 from minibrain.kernels import takes, written
 from minibrain.kernels.cuda import conv_tensor_core, loader
@@ -21,7 +22,7 @@ from minibrain.kernels.cuda.arguments import (
     supported,
 )
 from minibrain.kernels.cuda.reduce import add_parts, channel_sum
-from minibrain.saved import ConvSaved, Joined, Pending
+from minibrain.saved import ConvSaved
 
 # as in conv.cu
 THREADS, OUTPUTS, CHUNK, TILE, VOXELS, LANES = 128, 16, 32, 16, 32, 8

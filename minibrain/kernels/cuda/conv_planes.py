@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import Joined, Pending, Summed
 from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
@@ -15,9 +16,8 @@ from minibrain.kernels.cuda.arguments import (
     contiguous,
 )
 from minibrain.kernels.cuda.conv_weights import pack_weights
+from minibrain.kernels.cuda.duck_arrays import pending_arguments
 from minibrain.kernels.cuda.reduce import add_parts
-from minibrain.kernels.cuda.unwritten import pending_arguments
-from minibrain.saved import Joined, Pending, Summed
 
 WIDTH, HEIGHT, STAGES, WARPS = 16, 16, 2, 4  # as in conv_planes.cu
 GRADIENT_HEIGHT, GRADIENT_WARPS, DEPTH = 8, {2: 4, 3: 3}, {2: 1, 3: 3}

@@ -13,8 +13,8 @@
 // in order. Grid: (parts, tiles of 16 x 16 channels). Moves x once for every 16 outputs (1.41 times
 // with the halo, mostly from L2), dy once for every 16 inputs, the parts once. Architectures:
 // sm_80, sm_90. Predicted for an H200: 158 registers and 32 KB of shared memory, so 4 blocks on a
-// multiprocessor, 3 in two dimensions. 16 to 16 channels at 2x160x160x128: 0.45 GB, 91 GFLOP, 0.25 ms at an assumed 370
-// TFLOP/s.
+// multiprocessor, 3 in two dimensions. 16 to 16 channels at 2x160x160x128: 0.45 GB, 91 GFLOP, 0.25
+// ms at an assumed 370 TFLOP/s.
 #include "planes.cuh"
 
 constexpr int HEIGHT = 8;

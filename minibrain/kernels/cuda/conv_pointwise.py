@@ -14,8 +14,8 @@ from minibrain.kernels.cuda.arguments import (
     contiguous,
     launch_over_voxels,
 )
+from minibrain.kernels.cuda.duck_arrays import pending_arguments
 from minibrain.kernels.cuda.reduce import add_parts
-from minibrain.kernels.cuda.unwritten import pending_arguments
 
 MOST_INPUTS, MOST_OUTPUTS = 64, 4  # as in conv_pointwise.cu
 GRADIENT_BLOCKS = 8 * MULTIPROCESSORS

@@ -3,6 +3,7 @@
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import Pending, Summed
 from minibrain.kernels import takes
 from minibrain.kernels.cuda.arguments import is_key
 from minibrain.kernels.cuda.normalization import (
@@ -10,7 +11,7 @@ from minibrain.kernels.cuda.normalization import (
     instance_norm_fits,
     normalize_backward,
 )
-from minibrain.saved import DropoutSaved, NormReluSaved, Pending, Summed
+from minibrain.saved import DropoutSaved, NormReluSaved
 
 
 @takes(Summed)

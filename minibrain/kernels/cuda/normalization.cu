@@ -1,6 +1,6 @@
-// Instance and batch norm, and what comes after it in a network. Arrays are seen as (groups, voxels,
-// channels): a group is what shares statistics, one sample in instance norm, the whole batch in
-// batch norm. Of any parameter or statistic, `line` is group * channels + channel.
+// Instance and batch norm, and what comes after it in a network. Arrays are seen as (groups,
+// voxels, channels): a group is what shares statistics, one sample in instance norm, the whole
+// batch in batch norm. Of any parameter or statistic, `line` is group * channels + channel.
 //
 //   forward    sum_centred, finish_statistics -> mean, variance, inv_std; then normalize, or the
 //              activation is pending until somebody writes it
@@ -17,9 +17,10 @@
 
 constexpr int THREADS = 256;
 
-// Unless who wrote x has summed it already, see saved.Summed, whose sums have no x0 taken off them:
-// quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. If that is d
-// standard deviations from the mean, the variance loses 1 + d^2 times what the squares have lost.
+// Unless who wrote x has summed it already, see duck_arrays.Summed, whose sums have no x0 taken off
+// them: quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. If that
+// is d standard deviations from the mean, the variance loses 1 + d^2 times what the squares have
+// lost.
 template <int WIDTH>
 __device__ void sum_centred(const Real *x, Index voxels, int channels, double *partial) {
     int channel = own_channel<WIDTH>();

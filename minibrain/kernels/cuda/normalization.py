@@ -3,6 +3,7 @@
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import Pending, Summed
 from minibrain.kernels import takes, written
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
@@ -12,9 +13,9 @@ from minibrain.kernels.cuda.arguments import (
     pitched,
     supported,
 )
+from minibrain.kernels.cuda.duck_arrays import in_one_go, pending_arguments
 from minibrain.kernels.cuda.reduce import group_sums, launch_columns, partial_sums
-from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
-from minibrain.saved import NormSaved, Pending, Summed
+from minibrain.saved import NormSaved
 
 
 @takes(Summed)

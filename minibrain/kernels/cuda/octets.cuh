@@ -1,4 +1,5 @@
-// Octets: eight channels of a voxel, which are 16 bytes in bfloat16 and go through a thread at once.
+// Octets: eight channels of a voxel, which are 16 bytes in bfloat16 and go through a thread at
+// once.
 
 using Octet = Several<8, bfloat16>;
 

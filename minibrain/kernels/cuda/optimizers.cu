@@ -1,6 +1,6 @@
 // Adam over all parameters in one launch, each where it lies; the sum of their gradients' squares;
-// gradients times a factor, and gradients of 0. Numbers that change from step to step are read from memory, so that
-// launches can be recorded once and repeated.
+// gradients times a factor, and gradients of 0. Numbers that change from step to step are read from
+// memory, so that launches can be recorded once and repeated.
 //
 //   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,
 //   value -= learning_rate / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + epsilon)
@@ -13,7 +13,8 @@
 
 constexpr int CHUNK = 1024;
 
-// What this block works on: elements [start, end) of one parameter, which begins at `begin` in m, v.
+// What this block works on: elements [start, end) of one parameter, which begins at `begin` in m,
+// v.
 struct Share {
     float *value, *gradient;
     Index begin, start, end;

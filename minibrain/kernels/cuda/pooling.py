@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import DuckArray, Joined, Pending
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels import takes, written
 from minibrain.kernels.cuda.arguments import (
@@ -18,16 +19,8 @@ from minibrain.kernels.cuda.arguments import (
     pitched,
     supported,
 )
-from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
-from minibrain.saved import (
-    Array,
-    ConcatSaved,
-    DuckArray,
-    Joined,
-    MaxPoolSaved,
-    Pending,
-    UpsampleSaved,
-)
+from minibrain.kernels.cuda.duck_arrays import in_one_go, pending_arguments
+from minibrain.saved import Array, ConcatSaved, MaxPoolSaved, UpsampleSaved
 
 MOST_TAPS = 256  # whose numbers fit into the byte that kernels keep of each winner
 

@@ -1,15 +1,16 @@
-"""What stands in place of arrays, as kernels take it; see saved.Pending, Joined and Summed."""
+"""What stands in place of arrays, as kernels take it; see minibrain/duck_arrays.py."""
 
 from math import prod
 
 from minibrain.arrays import array_module
+from minibrain.duck_arrays import DuckArray, Joined, Pending
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     contiguous,
     launch_over_voxels,
     packed_dropout,
 )
-from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending
+from minibrain.saved import DropoutSaved
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0), ())
 
