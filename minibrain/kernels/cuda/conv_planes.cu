@@ -61,7 +61,8 @@ __device__ inline float add_lanes(float (&sums)[8]) {
         bool upper = lane & 4 * half;
 #pragma unroll
         for (int i = 0; i < half; ++i) {
-            float mine = upper ? sums[i + half] : sums[i], others = upper ? sums[i] : sums[i + half];
+            float mine = upper ? sums[i + half] : sums[i];
+            float others = upper ? sums[i] : sums[i + half];
             sums[i] = mine + __shfl_xor_sync(0xffffffff, others, 4 * half);
         }
     }
@@ -146,7 +147,7 @@ __device__ void correlate(const Input &x, const unsigned *weight, const float *b
         Sums<DEPTH> sums;
         for (int z = 0; z < DEPTH; ++z) start_plane(sums[z], bias);
         Plane::locate(places, s, p);
-        __syncthreads();  // all places are known, and the stages of the segment before have been used
+        __syncthreads();  // all places are known, and the stages of the last segment have been used
         int stage = 0;
         copy(s.begin - BORDER, 0, stage);
         for (int z = s.begin - BORDER; z < s.end + BORDER; ++z) {

@@ -102,7 +102,7 @@ __device__ void weight_gradient(const Input &x, const bfloat16 *dy, float *parti
         };
         PlaneX::locate(places_x, s, p);
         PlaneDy::locate(places_dy, s, p);
-        __syncthreads();  // all places are known, and the planes of the segment before have been used
+        __syncthreads();  // all places are known, and the planes of the last segment have been used
         for (int z = s.begin - BORDER; z <= s.begin + BORDER; ++z) copy_x(z);
         copy_dy(s.begin);
         close_group();
@@ -136,26 +136,30 @@ extern "C" __global__ void __launch_bounds__(THREADS_2D, 3)
 weight_gradient_4_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                      const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
                      Problem p) {
-    weight_gradient<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
+    weight_gradient<4, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy,
+                          partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_3D, 4)
 weight_gradient_4_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                      const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
                      Problem p) {
-    weight_gradient<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
+    weight_gradient<4, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy,
+                          partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_2D, 3)
 weight_gradient_16_2d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                      const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
                      Problem p) {
-    weight_gradient<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
+    weight_gradient<16, 1>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy,
+                          partial, p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_3D, 4)
 weight_gradient_16_3d(const bfloat16 *a, const float *a_lines, Dropout dropout, const bfloat16 *b,
                      const float *b_lines, Index a_channels, const bfloat16 *dy, float *partial,
                      Problem p) {
-    weight_gradient<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy, partial, p);
+    weight_gradient<16, 3>({a, b, a_lines, b_lines, dropout, int(a_channels), p.inputs}, dy,
+                          partial, p);
 }

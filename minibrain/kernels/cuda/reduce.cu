@@ -8,7 +8,8 @@ template <class From, class To>
 __device__ void add_parts(const From *partial, To *sums, Index rows, Index parts, Index length) {
     Index i = global_column();
     bool here = i < rows * length;
-    double sum = sum_of_parts(partial + i / length * parts * length + i % length, parts, length, here);
+    partial += i / length * parts * length + i % length;
+    double sum = sum_of_parts(partial, parts, length, here);
     if (here && threadIdx.y == 0) sums[i] = sum;
 }
 
