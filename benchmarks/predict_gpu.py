@@ -6,8 +6,9 @@ For every convolution of the 3D reference network (batch 2, 160x160x128) and eve
 launches: the time is that of what takes longest, of products, of bytes that come out of L2, and of
 bytes that come out of memory. Products include those that fall into the overhang of tiles. Where a
 convolution reads what is pending, the instructions for that are added to the products, as if
-nothing overlapped; where it cannot, a pass that writes it is added. The other operations are passes
-over memory: what they take is the bytes that they move. Not counted: launches, and what is small.
+nothing overlapped; where it cannot, a pass that writes it is added. The other operations go over
+memory once: they take as long as the bytes that they move or as the instructions that are issued
+meanwhile. Not counted: launches, and what is small.
 """
 
 from math import ceil, prod
@@ -19,8 +20,21 @@ PRODUCTS = 370e12  # operations a second with mma.sync, assumed; wgmma on large 
 L2, MEMORY = 5.5e12, 4.3e12  # bytes a second: assumed, measured
 PRODUCT = 2 * 16 * 8 * 16  # operations of one multiply_add
 INSTRUCTIONS = 132 * 4 * 32 * 1.7e9  # of single threads, a second
-# instructions for eight channels of a voxel, for their dropout, and for the sums over them: assumed
-ACTIVATE, DRAW, SUM = 60, 100, 36
+# instructions of convolutions for what is pending, and for the sums over what they write, for eight
+# channels of a voxel. All else that they do beside products takes a warp 830 issues for a plane of
+# 16 channels, whose 216 products take 2,200 cycles at this rate
+ACTIVATE, SUM = 65, 60
+# bytes that a kernel moves and its instructions, for eight channels of a voxel that it writes or
+# reads, in the loss and the head's convolution for a voxel. They were counted in the machine code
+# for sm_90 on 2026-11-24: a conversion to double stands for 8 additions of floats, and what a
+# thread does once is shared among its voxels.
+DRAW = 90  # instructions for dropout on top
+WRITE_PENDING, SUM_CENTRED = (32, 85), (16, 66)
+SUM_GRADIENTS, NORMALIZE_BACKWARD = (32, 119), (48, 143)
+MAX_POOL_FORWARD, MAX_POOL_BACKWARD = (8 * 16 + 16 + 8, 1210), (16 + 16 + 24 / 8, 263)
+LOG_SOFTMAX, SUM_LOSS, CCE_DICE_BACKWARD = (32, 290), (24, 148), (36, 240)
+HEAD = (40, 270), (40, 312), (40, 190)  # forward, data gradient, weight gradient
+ADAM = (28, 0)  # of a parameter
 
 SIZE, BATCH, CHANNELS, INPUTS, CLASSES = (160, 160, 128), 2, (16, 32, 64, 128, 256), 4, 4
 
@@ -41,21 +55,28 @@ def layers():
 
 
 def passes():
-    """(name, bytes moved forward, bytes moved backward) of what is not a convolution."""
+    """(name, seconds forward, seconds backward) of what is not a convolution."""
     voxels = [BATCH * prod(n >> level for n in SIZE) for level in range(len(CHANNELS))]
-    sizes = [2 * count * channels for count, channels in zip(voxels, CHANNELS, strict=True)]
-    # two norms in an encoder's level, three in a decoder's; the last of all is left out
-    normed = sum(5 * size for size in sizes) - 3 * sizes[-1] - sizes[0]
-    summed = [  # by the convolution; nobody norms that of the last block
-        sizes[level] for _, kind, level, inputs, *_ in layers() if is_by_planes(kind, inputs)
-    ][:-1]
-    yield "norms", normed - sum(summed), 5 * normed
-    pooled = sum(sizes[:-1])  # and an eighth as many values, each with a byte of its winner
-    yield "pools", pooled * (1 + 1 / 8 + 1 / 16), pooled * (1 + 1 / 8 + 1 / 16)
-    yield "skips", 0, pooled  # read where they lie, by the pools
-    logits = voxels[0] * CLASSES
-    yield "loss", logits * (2 + 4 * 4), logits * (4 + 4 + 4 + 2)
-    yield "Adam", 0, 5_649_652 * 4 * 7
+    forward = backward = 0
+    for name, kind, level, inputs, count, _ in list(layers())[:-2]:  # nobody norms the last block's
+        octets = voxels[level - (kind == "transposed")] * count / 8
+        draw = DRAW * name.endswith(".1")
+        if not is_by_planes(kind, inputs):  # else the convolution has summed what it wrote
+            forward += over_memory(SUM_CENTRED, octets)
+        backward += over_memory(SUM_GRADIENTS, octets, draw)
+        backward += over_memory(NORMALIZE_BACKWARD, octets, draw)
+    yield "norms", forward, backward
+    octets = sum(n * channels for n, channels in zip(voxels[1:], CHANNELS[:-1], strict=True)) / 8
+    forward = over_memory(MAX_POOL_FORWARD, octets)
+    yield "pools and skips", forward, over_memory(MAX_POOL_BACKWARD, 8 * octets)
+    forward = over_memory(LOG_SOFTMAX, voxels[0]) + over_memory(SUM_LOSS, voxels[0])
+    yield "loss", forward, over_memory(CCE_DICE_BACKWARD, voxels[0])
+    yield "Adam", 0, over_memory(ADAM, 5_649_652)
+
+
+def over_memory(kernel, count, more_instructions=0):
+    moved, instructions = kernel
+    return seconds(memory=count * moved, instructions=count * (instructions + more_instructions))
 
 
 def seconds(products=0, l2=0, memory=0, instructions=0):
@@ -114,12 +135,12 @@ def times(kind, size, inputs, outputs, pending):
         is_by_planes(kind, inputs) and outputs <= conv_planes.MOST_OUTPUTS_UNWRITTEN
     ):
         forward, back, gradient = times(kind, size, inputs, outputs, 0)
-        write = seconds(memory=2 * 2 * BATCH * prod(size) * inputs)
+        octets, draw = BATCH * prod(size) * inputs / 8, DRAW * (pending > ACTIVATE)
+        write = over_memory(WRITE_PENDING, octets, draw)
         return forward + write, back, gradient + write
     voxels = BATCH * prod(size)
     if kind == "head":
-        one = seconds(memory=2 * voxels * (inputs + outputs))
-        return one, one, one
+        return tuple(over_memory(kernel, voxels) for kernel in HEAD)
     if kind == "transposed":
         moved = 2 * voxels * (inputs + 8 * outputs)
         forward = by_tiles(voxels, inputs, 8 * outputs, moved)
@@ -151,9 +172,9 @@ def main():
         totals = [sum(pair) for pair in zip(totals, row, strict=True)]
         print(f"| {name} | {inputs} -> {outputs} | " + " | ".join(f"{t:.0f}" for t in row) + " |")
     print("| all | | " + " | ".join(f"{t:.0f}" for t in totals) + " |")
-    print("\n| pass over memory | forward | backward |\n| --- | --- | --- |")
-    for name, *moved in passes():
-        row = [1e6 * seconds(memory=count) for count in moved]
+    print("\n| over memory | forward | backward |\n| --- | --- | --- |")
+    for name, *each in passes():
+        row = [1e6 * t for t in each]
         totals += row
         print(f"| {name} | " + " | ".join(f"{t:.0f}" for t in row) + " |")
     print(f"\nTogether {sum(totals) / 1e3:.1f} ms.")

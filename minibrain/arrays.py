@@ -13,7 +13,7 @@ from minibrain.errors import InputError
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}  # of activations
 FLOATS = ("bfloat16", "float16", "float32", "float64")
-BF16_CAPABILITY = 80  # the first with tensor cores for it
+LEAST_CAPABILITY = 80  # of a GPU; the first whose tensor cores know bfloat16
 
 
 def array_module(x) -> ModuleType:
@@ -51,7 +51,7 @@ def precision_dtype(precision: str) -> np.dtype:
 
 
 def find_precision(precision: str, device: str) -> str:
-    """Turn "auto" into what suits a device: "bf16" where a GPU's tensor cores know it, else "fp32".
+    """Turn "auto" into what suits a device: "bf16" on a GPU, "fp32" on a CPU.
 
     Raises
     ------
@@ -60,11 +60,7 @@ def find_precision(precision: str, device: str) -> str:
     if precision != "auto":
         precision_dtype(precision)
         return precision
-    return "bf16" if device == "cuda" and _compute_capability() >= BF16_CAPABILITY else "fp32"
-
-
-def _compute_capability() -> int:
-    return int(sys.modules["cupy"].cuda.Device().compute_capability)
+    return "bf16" if device == "cuda" else "fp32"
 
 
 def find_device(device: str = "auto") -> str:
@@ -94,7 +90,12 @@ def _cuda_obstacle() -> str | None:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return f"no working CUDA driver ({error})"
-    return None if count else "no CUDA device was found"
+    if not count:
+        return "no CUDA device was found"
+    capability = int(cupy.cuda.Device().compute_capability)
+    if capability < LEAST_CAPABILITY:
+        return f"the GPU is of sm_{capability}, expected sm_{LEAST_CAPABILITY} or later"
+    return None
 
 
 def to_device(x, device: str):

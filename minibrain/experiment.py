@@ -26,6 +26,7 @@ from minibrain.functional import cce_dice_loss_forward
 from minibrain.inference import check_windows, predict_logits
 from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
+from minibrain.report.tables import counted
 from minibrain.runs import checkpoint
 from minibrain.runs.config import Config, read_config, settled
 from minibrain.runs.cost import measured
@@ -88,7 +89,7 @@ def _run(config: Config, folder: RunFolder) -> None:
     train, validation, test = (_select(prepared.cases, names) for names in parts)
     print(f"{len(train)} to train, {len(validation)} to validate, {len(test)} held out")
 
-    samples = _samples(config, train)
+    samples = _samples(config, model, train)
     _print_memory(config, model, samples)
     # One block's matrix product is too small to share: more BLAS threads only wait.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -107,8 +108,8 @@ def _run(config: Config, folder: RunFolder) -> None:
         with measured(folder.cost, config.device):
             trainer.fit()
     checkpoint.load_network(folder.best, model)
-    unseen = test, prepared.dropped
-    judge(model, train, *unseen, task, folder, seed=config.seed, **_seen(config))
+    known = {"seed": config.seed, "repaired": prepared.repaired}
+    judge(model, train, test, prepared.dropped, task, folder, **known, **_seen(config))
 
 
 def _require_right(model, config: Config) -> None:
@@ -147,14 +148,17 @@ def _seen(config: Config) -> dict:
 
 
 def _open_task(config: Config, parent: Path) -> Task:
-    task = open_task(_phantom_task(config, parent) if config.data is None else config.data)
-    print(f"{task.name}: {len(task.training)} labelled cases from {task.folder}")
+    folder = _phantom_task(config, parent) if config.data is None else config.data
+    task = open_task(folder, repair_nonfinite=config.repair_nonfinite)
+    print(f"{task.name}: {counted(len(task.training), 'labelled case')} from {task.folder}")
     return task
 
 
 def _prepare(config: Config, task: Task, cache: Path) -> Prepared:
     prepared = prepare(task, cache, recipe=config.recipe)
     left, dropped = len(prepared.cases), len(prepared.dropped)
+    if config.repair_nonfinite:
+        print(f"NaN or infinite voxels set to zero: {prepared.repaired}")
     if dropped:
         print(f"{dropped} set aside with under 1 % tumour")
     if left < 3:
@@ -184,7 +188,8 @@ def make_model(config: Config, task: Task) -> models.UNet:
 
     Raises
     ------
-    InputError : the task lacks one of the channels, or they are chosen for a 3D network
+    InputError : the task lacks one of the channels, they are chosen for a 3D network, or patches
+        for a 2D one
     """
     there = range(len(task.channels))
     channels = there if config.channels is None else config.channels
@@ -199,12 +204,15 @@ def make_model(config: Config, task: Task) -> models.UNet:
     )
     if model.rank == 3 and config.channels is not None:
         raise InputError(f"channels: got {channels} for volumes, expected them for slices only")
+    if model.rank == 2 and config.patch_size is not None:
+        found = config.patch_size
+        raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
     return model.to(config.device)
 
 
-def _samples(config: Config, cases):
-    if config.channels is not None:
-        return SliceSamples(cases, config.every, config.channels)
+def _samples(config: Config, model: models.UNet, cases):
+    if model.rank == 2:
+        return SliceSamples(cases, config.every, config.channels or range(model.in_channels))
     if config.patch_size is not None:
         return PatchSamples(cases, config.patch_size)
     return VolumeSamples(cases)
@@ -221,7 +229,7 @@ def _print_memory(config: Config, model, samples) -> None:
     )
     if there_is is None or needed <= there_is:
         return
-    patch = None if config.channels else fitting_patch(model, shape, there_is)
+    patch = None if model.rank == 2 else fitting_patch(model, shape, there_is)
     remedy = f"--patch-size {' '.join(map(str, patch))}" if patch else "a smaller --batch-size"
     free = f"{_memory_text(there_is)} of it are free on {config.device}"
     warnings.warn(f"memory may not suffice: {free}; try {remedy}", stacklevel=1)

@@ -30,7 +30,7 @@ class TrainedNetwork:
     """A network, and what must be known to show it the images that it was trained for."""
 
     model: UNet
-    task: Task  # its channels and classes; its cases do not matter
+    task: Task  # its channels, classes and repair_nonfinite; its cases do not matter
     recipe: str
     channels: tuple[int, ...] | None
     patch_size: tuple[int, ...] | None
@@ -51,7 +51,7 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
     """
     folder = require_run(folder)
     config = replace(read_config(folder / "config.json"), device=find_device(device))
-    task = _read_task(folder / "task.json")
+    task = _read_task(folder / "task.json", config.repair_nonfinite)
     model = make_model(config, task)
     load_network(folder / "checkpoints" / "best.npz", model)
     return TrainedNetwork(model, task, config.recipe, config.channels, config.patch_size)
@@ -65,7 +65,6 @@ def predict_files(
     probabilities: bool = False,
     overlap: float = 0.5,
     mirror: bool = False,
-    progress: bool = True,
 ) -> dict[str, str]:
     """Segment images, each in the shape, orientation and affine of its file.
 
@@ -95,7 +94,7 @@ def predict_files(
     make_folder(output)
     require_writable(output)
     failures = {}
-    for case, paths in tqdm(jobs, "predict", unit="case", disable=not progress):
+    for case, paths in tqdm(jobs, "predict", unit="case", disable=None):
         try:
             _predict(network, case, paths, overlap=overlap, mirror=mirror)
         except Exception as error:  # whatever is wrong with one case, the others shall have theirs
@@ -137,11 +136,11 @@ def find_cases(inputs: Iterable[str | Path], channels: int) -> list[Case]:
     return cases + _grouped(files, channels)
 
 
-def _read_task(path: Path) -> Task:
+def _read_task(path: Path, repair_nonfinite: bool) -> Task:
     names = read_json(path, "the names of a task")
     try:
         channels, classes = tuple(names["channels"]), tuple(names["classes"])
-        return Task(path.parent, names["name"], channels, classes, training=(), test=())
+        return Task(path.parent, names["name"], channels, classes, (), (), repair_nonfinite)
     except (TypeError, KeyError) as error:
         raise InputError(f"{path}: cannot be read as the names of a task: {error}") from error
 

@@ -40,8 +40,11 @@ def _inspect(verbs) -> None:
 def inspect(task: str, output: str | None) -> int:
     """Print what a task holds and all its faults; 1 if there is any."""
     from minibrain.data.inspection import inspect as inspect_task
+    from minibrain.files import require_writable
     from minibrain.report.inspection import inspection_pictures, inspection_text
 
+    if output is not None:
+        require_writable(Path(output))
     found = inspect_task(task)
     print(inspection_text(found))
     if output is not None and found.contents:
@@ -73,6 +76,8 @@ def _train(verbs) -> None:
     add("--channels", type=int, nargs="+", metavar="N", help="that a 2D network sees (default 0 2)")
     recipe = "of preparation: reference, or zscore, which sets no case aside for too little tumour"
     add("--recipe", metavar="NAME", help=recipe)
+    repair = "set NaN and infinite voxels of images to zero and count them (default: refuse them)"
+    add("--repair-nonfinite", action="store_true", default=None, help=repair)
     precisions = "auto", *PRECISIONS
     add("--precision", choices=precisions, help="of activations (auto: bf16 on a GPU, or fp32)")
     add("--device", choices=("auto", "cpu", "cuda"), help="where to compute (default auto)")
@@ -138,6 +143,8 @@ def _predict(verbs) -> None:
     )
     look("--whole", action="store_true", help="look at each volume in one go")
     add("--mirror", action="store_true", help="average over reflections: 8 times the work, 2D 4")
+    repair = "set NaN and infinite voxels to zero and count them (default: as in training)"
+    add("--repair-nonfinite", action="store_true", help=repair)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
 
@@ -148,6 +155,7 @@ def predict(
     device: str,
     patch_size: Sequence[int] | None,
     whole: bool,
+    repair_nonfinite: bool,
     **options,
 ) -> int:
     """Segment case after case; 1 if one failed, and the others are there."""
@@ -158,6 +166,8 @@ def predict(
         raise InputError(f"patch_size: got {tuple(patch_size)} for slices, expected it for volumes")
     if whole or patch_size:
         network = replace(network, patch_size=tuple(patch_size) if patch_size else None)
+    if repair_nonfinite:
+        network = replace(network, task=replace(network.task, repair_nonfinite=True))
     failures = predict_files(network, inputs, output, **options)
     print(f"written to {output}" + (f"; cases failed: {len(failures)}" if failures else ""))
     return 1 if failures else 0

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from unittest.mock import patch
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from minibrain import functional as F
 from minibrain.errors import InputError
 from minibrain.functional import conv
-from minibrain.kernels.cpu import tiles, winograd
+from minibrain.kernels.cpu import threads, tiles, winograd
 from minibrain.kernels.cpu.threads import each
 
 CHANNELS = (4, 16, 32, 64, 128, 256)
@@ -493,6 +494,30 @@ def test_a_wrong_number_of_threads_is_one_line(value, monkeypatch):
     with pytest.raises(InputError, match=f"^MINIBRAIN_THREADS must .*{value}") as error:
         each(abs, [1])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fails", ["the caller", "a helper"])
+def test_after_an_error_nobody_begins_another_item(fails, monkeypatch):
+    """Of two threads one fails; the other is in its first item until that is known to all."""
+    monkeypatch.setenv("MINIBRAIN_THREADS", "2")
+    caller, known, begun, joined = threading.current_thread(), threading.Event(), [], threads.wait
+    monkeypatch.setattr(threads, "wait", lambda others: (known.set(), joined(others)))
+
+    def work(item):
+        begun.append(item)
+        both_have_begun.wait(timeout=10)
+        if (threading.current_thread() is caller) == (fails == "the caller"):
+            raise ZeroDivisionError
+        if fails == "the caller":
+            known.wait(timeout=10)
+        else:  # the only helper can do something else when it has ended its part
+            threads._pool(1).submit(int).result(timeout=10)
+
+    both_have_begun = threading.Barrier(2)
+    with pytest.raises(ZeroDivisionError):
+        each(work, range(9))
+    assert sorted(begun) == [0, 1]
+    assert each(abs, (-1, 2)) == [1, 2]
 
 
 def test_an_error_in_one_block_reaches_the_caller():

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,7 +177,8 @@ def test_files_that_do_not_overlay_are_refused_unless_tolerated(tmp_path, form):
     task = open_task(root)
     with pytest.raises(NiftiError, match=r"0\.01 mm"):
         read_case(task, task.training[0])
-    np.testing.assert_array_equal(read_case(task, task.training[0], tolerance=0.1).label, label)
+    tolerant = open_task(root, affine_tolerance=0.1)
+    np.testing.assert_array_equal(read_case(tolerant, task.training[0]).label, label)
     write_prediction(root / "labelsTr" / "BRATS_001.nii.gz", label[1:], AFFINE)
     with pytest.raises(NiftiError, match=r"BRATS_001\S*\.nii\.gz: "):
         read_case(task, task.training[0])
@@ -200,11 +202,25 @@ def test_nonfinite_voxels_are_refused_or_repaired(msd):
     content = msd_description()
     content["training"][0]["image"] = "imagesTr/BRATS_001.nii"
     task = open_task(describe(msd, content))
-    with pytest.raises(NiftiError, match="1 voxels are NaN"):
+    with pytest.raises(NiftiError, match=r"NaN or infinite voxels: 1, .*--repair-nonfinite"):
         read_case(task, task.training[0])
-    with pytest.warns(UserWarning, match="1 NaN or infinite voxels set to zero"):
-        repaired = read_case(task, task.training[0], repair_nonfinite=True).image
-    assert (repaired.sum(), repaired[-1, -1, -1, -1]) == (7 * 239, 0)
+    task = open_task(msd, repair_nonfinite=True)
+    with pytest.warns(UserWarning, match="NaN or infinite voxels set to zero: 1$"):
+        case = read_case(task, task.training[0])
+    assert (case.image.sum(), case.image[-1, -1, -1, -1], case.repaired) == (7 * 239, 0, 1)
+    assert read_case(task, task.training[1]).repaired == 0
+
+
+def test_repaired_voxels_are_counted_over_the_files_of_a_case(nnunet):
+    for channel, count in ((1, 2), (3, 3)):
+        path = nnunet / "imagesTr" / f"BRATS_001_{channel:04d}.nii.gz"
+        image = voxels_of(NAMES[0])[0][..., channel].astype(np.float32)
+        image.flat[:count] = np.inf
+        nibabel.save(nibabel.Nifti1Image(image, AFFINE), path)
+    task = open_task(nnunet, repair_nonfinite=True)
+    with pytest.warns(UserWarning, match="set to zero") as caught:
+        assert read_case(task, task.training[0]).repaired == 5
+    assert len(caught) == 2
 
 
 def test_missing_files_are_refused_on_opening_and_named_on_reading(msd, nnunet):

@@ -183,7 +183,7 @@ def test_a_task_without_tumour_regions_has_classes_alone():
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    return open_task(phantom_task.write_task(folder, cases=2, size=(24, 24, 16), progress=False))
+    return open_task(phantom_task.write_task(folder, cases=2, size=(24, 24, 16)))
 
 
 def copy_labels(task, folder, change=lambda label, affine: (label, affine)):

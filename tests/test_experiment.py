@@ -30,7 +30,7 @@ TINY = {"epochs": 2, "batch_size": 3, "device": "cpu", "seed": 3}
 def task_folder(tmp_path_factory):
     """Ten small phantoms, one of them moved into another orientation."""
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom_task.write_task(folder, cases=10, size=(32, 32, 24), progress=False)
+    phantom_task.write_task(folder, cases=10, size=(32, 32, 24))
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_003.nii.gz"
         file = nibabel.load(path)
@@ -85,14 +85,21 @@ def test_a_run_leaves_everything_that_it_promises(small, task_folder, tmp_path, 
     last_line = printed.strip().splitlines()[-1]
     score = float(re.fullmatch(r"held-out mean foreground IoU: (\d\.\d{3})", last_line)[1])
     assert score == round(summary["network"]["iou"]["pooled_foreground_mean"], 3)
-    for word in (" MB\n", "1 set aside", "edema", "enhancing tumour", "report.html"):
+    for word in (
+        " MB\n",
+        "1 set aside",
+        "epoch 2 of 2: train_loss ",
+        "edema",
+        "enhancing tumour",
+        "report.html",
+    ):
         assert word in printed
 
 
 def test_predictions_are_those_of_the_best_network_laid_over_the_file(task_folder, tmp_path):
     """Predicted as the truth of each prepared case, every case scores 1 in its own file's space."""
     task = open_task(task_folder)
-    cases = prepare.prepare(task, tmp_path, recipe="zscore", progress=False).cases
+    cases = prepare.prepare(task, tmp_path, recipe="zscore").cases
     truths = {case.image.tobytes(): np.asarray(case.label) for case in cases}
     confusions = confusions_of(lambda image: truths[image.tobytes()], cases, task)
     assert len(confusions) == 10
@@ -205,13 +212,60 @@ def test_cases_without_enough_tumour_are_counted_and_named(task_folder, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("always:.*set to zero")
+def test_voxels_that_are_not_finite_are_refused_unless_the_user_wants_them_repaired(
+    task_folder, tmp_path, capsys
+):
+    """From the command line: what train is told holds for all that is done with the run."""
+    data, run, out = (tmp_path / name for name in ("task", "run", "out"))
+    shutil.copytree(task_folder, data)
+    spoilt = [data / "imagesTr" / f"BRATS_00{number}.nii.gz" for number in (1, 2, 4, 5)]
+    for count, path in enumerate(spoilt, start=1):
+        file = nibabel.load(path)
+        image = np.asarray(file.dataobj).astype(np.float32)
+        image[15, 15, 10 : 10 + count, 0] = (np.nan, np.inf)[count % 2]
+        nibabel.save(nibabel.Nifti1Image(image, file.affine), path)
+
+    def said(*arguments, code=0):
+        assert cli.main(list(map(str, arguments))) == code
+        return "".join(capsys.readouterr())
+
+    found = said("inspect", data, code=1)
+    assert found.count("NaN or infinite voxels: ") == 4
+    assert "--repair-nonfinite" in found
+    train = ["train", "--data", data, "--output", run, "--epochs", "1", "--device", "cpu"]
+    train += ["--recipe", "zscore"]
+    assert "error: " in said(*train, code=2)
+    printed = said(*train, "--repair-nonfinite")
+    assert "NaN or infinite voxels set to zero: 10\n" in printed
+    for count, path in enumerate(spoilt, start=1):
+        assert f"warning: {path}: NaN or infinite voxels set to zero: {count}\n" in printed
+    assert json.loads((run / "config.json").read_text())["repair_nonfinite"] is True
+    resumed = said("train", "--resume", run, "--epochs", "2")
+    assert "going on in epoch 2" in resumed
+    assert "set to zero: 10\n" in resumed
+    assert "repair_nonfinite stays" in said("train", "--resume", run, "--repair-nonfinite", code=2)
+    said("evaluate", run)
+    assert json.loads((run / "summary.json").read_text())["repaired_voxels"] == 10
+    assert f"warning: {spoilt[0]}: NaN or infinite voxels set to zero: 1" in said(
+        "predict", run, spoilt[0], "--output", out
+    )
+
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"repair_nonfinite": False}))
+    assert "NaN or infinite voxels: 4" in said("predict", run, spoilt[3], "--output", out, code=1)
+    said("predict", run, spoilt[3], "--output", out, "--repair-nonfinite")
+    assert "NaN or infinite voxels: " not in said("evaluate", out, "--data", data)
+    assert "NaN or infinite voxels: " in said("train", "--resume", run, "--epochs", "3", code=2)
+
+
 def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "dataset.json").write_text(json.dumps({"name": "x", "labels": {"0": "background"}}))
     corrupt = tmp_path / "corrupt"
-    phantom_task.write_task(corrupt, cases=4, size=(24, 24, 16), progress=False)
+    phantom_task.write_task(corrupt, cases=4, size=(24, 24, 16))
     path = corrupt / "imagesTr" / "BRATS_002.nii.gz"
     path.write_bytes(path.read_bytes()[:-9])
     for arguments, named in (

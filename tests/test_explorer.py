@@ -483,7 +483,7 @@ def test_explain_gives_the_record_as_json(tmp_path, monkeypatch):
 
 
 def test_explain_takes_a_case_of_a_task(tmp_path):
-    task = phantom_task.write_task(tmp_path / "Task", cases=1, size=(24, 24, 16), progress=False)
+    task = phantom_task.write_task(tmp_path / "Task", cases=1, size=(24, 24, 16))
     volume = load_case(f"{task}/BRATS_001", None, rank=3)
     flat = load_case(f"{task}/BRATS_001", (0, 2), rank=2)
     assert volume.images.shape == (*volume.labels.shape, 4)
@@ -512,6 +512,16 @@ def test_explain_refuses_in_one_line(options, message, tmp_path, monkeypatch):
         explain(**options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_whether_the_page_can_be_written_is_asked_before_the_training(tmp_path, monkeypatch):
+    def refuse(path):
+        raise InputError(f"{path}: cannot be written")
+
+    monkeypatch.setattr("minibrain.study.explain.require_writable", refuse)
+    monkeypatch.setattr("minibrain.study.explain.load_case", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be written"):
+        explain(output=str(tmp_path / "page.html"), device="cpu")
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, data, monkeypatch):

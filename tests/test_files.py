@@ -149,7 +149,7 @@ def test_what_permissions_forbid_is_one_line_that_names_it(home, capsys):
     """With real permissions: nothing is faked."""
     locked, task = home / "locked", home / "task"
     make_folder(locked)
-    phantom_task.write_task(task, cases=1, size=(16, 16, 16), progress=False)
+    phantom_task.write_task(task, cases=1, size=(16, 16, 16))
     programs = [
         ["inspect", str(task)],
         ["train", "--resume", f"{locked}/run"],

@@ -170,7 +170,7 @@ def test_a_case_with_two_faults_has_both_reported(task):
     describe(task, [entry("BRATS_001")])
     IMAGE_FAULTS["truncated"](task / "imagesTr" / "BRATS_001.nii.gz")
     LABEL_FAULTS["fractional"](task / "labelsTr" / "BRATS_001.nii.gz")
-    image, label = inspect(task, progress=False).faults
+    image, label = inspect(task).faults
     assert image.startswith("imagesTr/BRATS_001.nii.gz: ")
     assert label == ("labelsTr/BRATS_001.nii.gz: label values 1.5: expected only [0, 1, 2, 3]")
 
@@ -186,7 +186,7 @@ def test_what_is_allowed_is_a_note(task):
     shutil.copy(task / "imagesTr" / "forms.nii.gz", task / "imagesTr" / "extra.nii.gz")
     (task / "imagesTr" / "._forms.nii.gz").write_bytes(b"Mac OS X")
     describe(task, [entry(name) for name in ("constant", "healthy", "forms")])
-    found = inspect(task, progress=False)
+    found = inspect(task)
     assert found.faults == []
     notes = "\n".join(found.notes)
     assert "constant: channel T2w is constant" in notes
@@ -200,9 +200,10 @@ def test_what_is_allowed_is_a_note(task):
 def test_files_behind_links_within_the_task_are_not_stray(task):
     sound_case(task, "BRATS_001")
     describe(task, [entry("BRATS_001")])
+    assert "BRATS: 1 labelled case, 0 without" in inspection_text(inspect(task))
     (task / "imagesTr").rename(task / "elsewhere")
     (task / "imagesTr").symlink_to("elsewhere")
-    found = inspect(task, progress=False)
+    found = inspect(task)
     assert (found.faults, found.notes) == ([], [])
 
 
@@ -211,10 +212,10 @@ def test_the_figures_are_those_of_the_files(task):
     for name in names:
         sound_case(task, name)
     describe(task, [entry(name) for name in names])
-    found = inspect(task, progress=False)
+    found = inspect(task)
     opened = open_task(task)
     for case, content in zip(opened.training, found.contents, strict=True):
-        image, label, _ = read_case(opened, case)
+        image, label, *_ = read_case(opened, case)
         assert content.voxels == tuple(int((label == i).sum()) for i in range(4))
         assert (content.shape, content.orientation) == (SHAPE, "LPS")
         assert content.tumour_ml == pytest.approx((label > 0).sum() * 2 / 1000)
@@ -239,6 +240,15 @@ def test_pictures_are_written_where_asked(task, tmp_path, capsys):
     written = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert written == ["distributions.png", "slices.png"]
     assert str(tmp_path / "pictures" / "slices.png") in capsys.readouterr().out
+
+
+def test_a_place_where_no_pictures_can_be_written_is_refused_before_a_case_is_read(
+    task, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("minibrain.data.inspection.inspect", lambda *_: pytest.fail("inspected"))
+    (tmp_path / "file").touch()
+    assert main(["inspect", str(task), "--output", str(tmp_path / "file" / "pictures")]) == 2
+    assert "file/pictures: cannot be written: Not a directory" in capsys.readouterr().err
 
 
 def test_no_task_at_all_is_one_line_and_exit_code_2(tmp_path, capsys):

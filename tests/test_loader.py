@@ -75,7 +75,7 @@ def test_volumes_are_the_cases_themselves():
 
 def test_slices_are_every_kth_of_each_case_with_the_chosen_channels():
     cases = [case(0, 4, 3, 17), case(1, 4, 3, 8), case(2, 4, 3, 1)]
-    samples = SliceSamples(cases)
+    samples = SliceSamples(cases, 8, (0, 2))
     chosen = [(0, 0), (0, 8), (0, 16), (1, 0), (2, 0)]
     assert len(samples) == len(chosen)
     for index, (number, z) in enumerate(chosen):
@@ -87,7 +87,7 @@ def test_slices_are_every_kth_of_each_case_with_the_chosen_channels():
 
 def test_the_largest_shape_is_known_without_reading_a_voxel():
     cases = [case(0, 4, 3, 17), case(1, 5, 2, 8)]
-    volumes, slices = VolumeSamples(cases), SliceSamples(cases)
+    volumes, slices = VolumeSamples(cases), SliceSamples(cases, 8, (0, 2))
     for unread in cases:
         del unread.image, unread.label
     assert volumes.largest_shape == (5, 3, 17)
@@ -96,11 +96,11 @@ def test_the_largest_shape_is_known_without_reading_a_voxel():
 
 def test_slice_choices_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="every: got 0"):
-        SliceSamples([case(0, 2, 2, 2)], every=0)
+        SliceSamples([case(0, 2, 2, 2)], 0, (0, 2))
     with pytest.raises(InputError, match="case CASE_0 has only 2"):
-        SliceSamples([case(0, 2, 2, 2, channels=2)])
+        SliceSamples([case(0, 2, 2, 2, channels=2)], 8, (0, 2))
     with pytest.raises(InputError, match="channels"):
-        SliceSamples([case(0, 2, 2, 2)], channels=(-1,))
+        SliceSamples([case(0, 2, 2, 2)], 8, (-1,))
 
 
 def test_evaluation_takes_the_samples_as_they_are_in_their_order():
@@ -152,7 +152,7 @@ def test_a_training_sample_is_augmented_by_its_own_index_wherever_it_comes_in_th
 
 
 def test_the_same_epoch_twice_is_the_same_bits():
-    samples = SliceSamples([case(i, 5, 4, 9) for i in range(3)], every=2)
+    samples = SliceSamples([case(i, 5, 4, 9) for i in range(3)], 2, (0, 2))
 
     def epoch():
         drawn = batches(samples, 4, seed=3, epoch=1, training=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibrain import experiment
-from minibrain.data import phantom_task
+from minibrain.data import patches, phantom_task
 from minibrain.data.augment import augment
 from minibrain.data.loader import batches
 from minibrain.data.patches import MOST_VOXELS, PatchSamples
@@ -90,12 +90,13 @@ def test_one_patch_in_three_is_about_tumour():
     assert abs(np.mean(hits) - share) < 4 * np.sqrt(share * (1 - share) / len(hits))
 
 
-def test_a_tumour_voxel_is_centred_and_every_class_is_drawn_alike():
+def test_a_tumour_voxel_is_centred_and_every_class_is_drawn_alike(monkeypatch):
     """Class 1 has a thousand times the voxels of class 3."""
+    monkeypatch.setattr(patches, "FOREGROUND", 1)
     size = (20, 20, 30)
     tumour = {(x, y, z): 1 for x in range(10) for y in range(10) for z in range(10)}
     whole = case(size, tumour | {(15, 15, 25): 3})
-    samples = PatchSamples([whole], (5, 4, 3), foreground=1)
+    samples = PatchSamples([whole], (5, 4, 3))
     labels = [samples.read(0, epoch=epoch)[1] for epoch in range(400)]
     rare = [label for label in labels if label[2, 2, 1] == 3]
     assert abs(len(rare) / 400 - 1 / 2) < 4 * np.sqrt(1 / 4 / 400)
@@ -122,8 +123,10 @@ def test_every_patch_has_its_size_stays_within_and_holds_the_tumour(size, patch,
     """A case smaller than the patch along an axis lies in its middle, between zeros."""
     voxel = tuple(data.draw(st.integers(0, n - 1)) for n in size)
     whole = case(size, {voxel: 1})
-    samples = PatchSamples([whole], patch, foreground=1)
-    image, label, _ = samples.read(0, seed=data.draw(st.integers(0, 2**32)))
+    seed = data.draw(st.integers(0, 2**32))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(patches, "FOREGROUND", 1)
+        image, label, _ = PatchSamples([whole], patch).read(0, seed=seed)
     assert image.shape == (*patch, 1)
     assert label.shape == patch
     assert label.sum() == 1
@@ -135,13 +138,14 @@ def test_every_patch_has_its_size_stays_within_and_holds_the_tumour(size, patch,
     assert image[label == 1].tolist() == [whole.image[voxel].tolist()]
 
 
-def test_the_position_depends_on_seed_epoch_and_index_alone():
+def test_the_position_depends_on_seed_epoch_and_index_alone(monkeypatch):
     size = (30, 30, 30)
     cases = [case(size, {(3, 4, 5): 1, (20, 4, 6): 2}, name="A"), case(size, name="B")]
     keys = [(seed, epoch, index) for seed in (0, 7) for epoch in (0, 1, 2) for index in range(9)]
 
     def drawn(order, foreground):
-        samples = PatchSamples(cases, (10, 10, 10), foreground=foreground)
+        monkeypatch.setattr(patches, "FOREGROUND", foreground)
+        samples = PatchSamples(cases, (10, 10, 10))
         read = {(s, e, i): samples.read(i, seed=s, epoch=e)[0].tobytes() for s, e, i in order}
         return [read[key] for key in keys]
 
@@ -169,7 +173,7 @@ def test_batches_are_augmented_patches_of_their_epoch():
 def test_a_run_that_goes_on_gets_the_patches_it_would_have_got(tmp_path, monkeypatch):
     """Interrupted in the middle of the second epoch; what is learned is the same, bit for bit."""
     monkeypatch.setattr(experiment, "judge", lambda *arguments, **options: None)
-    task = phantom_task.write_task(tmp_path / "task", cases=4, size=(32, 32, 16), progress=False)
+    task = phantom_task.write_task(tmp_path / "task", cases=4, size=(32, 32, 16))
     config = replace(
         SMALL_3D,
         patch_size=(16, 16, 12),

@@ -114,7 +114,7 @@ def test_single_voxels_are_ambiguous(family):
 
 def test_the_layout_is_the_decathlons(tmp_path):
     folder = tmp_path / "new" / "Task01_BrainTumour"
-    assert write_task(folder, cases=8, test_cases=2, size=(30, 24, 16), progress=False) == folder
+    assert write_task(folder, cases=8, test_cases=2, size=(30, 24, 16)) == folder
     task = json.loads((folder / "dataset.json").read_text())
     assert list(task) == [
         *("name", "description", "reference", "licence", "release", "tensorImageSize", "modality"),
@@ -140,7 +140,7 @@ def test_the_layout_is_the_decathlons(tmp_path):
 
 
 def test_the_files_hold_the_cases_where_they_are_in_the_head(tmp_path):
-    folder = write_task(tmp_path / "task", cases=8, size=(30, 24, 16), seed=7, progress=False)
+    folder = write_task(tmp_path / "task", cases=8, size=(30, 24, 16), seed=7)
     for index in (1, 8):
         image = nibabel.load(folder / "imagesTr" / f"BRATS_{index:03d}.nii.gz")
         label = nibabel.load(folder / "labelsTr" / f"BRATS_{index:03d}.nii.gz")
@@ -156,7 +156,7 @@ def test_the_files_hold_the_cases_where_they_are_in_the_head(tmp_path):
 
 
 def test_a_few_cases_have_no_tumour(tmp_path):
-    folder = write_task(tmp_path / "task", cases=20, size=SMALL, progress=False)
+    folder = write_task(tmp_path / "task", cases=20, size=SMALL)
     empty = [
         path.name[:9]
         for path in sorted((folder / "labelsTr").iterdir())
@@ -166,14 +166,14 @@ def test_a_few_cases_have_no_tumour(tmp_path):
 
 
 def test_the_files_do_not_depend_on_the_number_of_workers(tmp_path):
-    options = {"cases": 4, "test_cases": 1, "size": SMALL, "progress": False}
+    options = {"cases": 4, "test_cases": 1, "size": SMALL}
     one = write_task(tmp_path / "one", workers=1, **options)
     three = write_task(tmp_path / "three", workers=3, **options)
     assert files_of(one) == files_of(three)
 
 
 def test_the_same_task_is_reused_and_anything_else_is_left_alone(tmp_path):
-    options = {"cases": 2, "size": SMALL, "progress": False}
+    options = {"cases": 2, "size": SMALL}
     folder = write_task(tmp_path / "task", **options)
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     write_task(folder, **options)
@@ -194,7 +194,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr("minibrain.data.nifti.write_prediction", full_disk)
     with pytest.raises(InputError, match=r"task: cannot be written \(No space left"):
-        write_task(tmp_path / "task", cases=3, size=SMALL, progress=False)
+        write_task(tmp_path / "task", cases=3, size=SMALL)
     assert not list(tmp_path.iterdir())
 
 
@@ -224,7 +224,7 @@ def test_a_negative_index_is_refused():
 def test_the_same_task_that_appears_meanwhile_is_taken_and_another_is_not(tmp_path, monkeypatch):
     """As when two first runs are started at once."""
     folder, rename = tmp_path / "task", phantom_task.os.replace
-    options = {"cases": 1, "size": (16, 16, 16), "progress": False}
+    options = {"cases": 1, "size": (16, 16, 16)}
 
     def meanwhile(make):
         def replace(source, target):

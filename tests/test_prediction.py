@@ -76,9 +76,7 @@ def test_every_orientation_is_predicted_alike_and_overlays_its_image(rank, tmp_p
     for codes in AXIS_CODES:
         (tmp_path / "in").mkdir(exist_ok=True)
         nibabel.save(reorient(straight, codes), tmp_path / "in" / f"{''.join(codes)}.nii")
-    failures = predict_files(
-        trained(rank), [tmp_path / "in"], tmp_path / "out", probabilities=True, progress=False
-    )
+    failures = predict_files(trained(rank), [tmp_path / "in"], tmp_path / "out", probabilities=True)
     assert failures == {}
     expected = voxels(tmp_path / "out" / "RAS.nii")
     assert len(np.unique(expected)) > 1
@@ -104,7 +102,7 @@ def test_probabilities_are_a_distribution_and_background_is_certain_outside_the_
     array = voxels(path)
     array[:, :, 17:] = array[:, 19:] = array[30:] = 0
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
-    predict_files(network, [path], tmp_path / "out", probabilities=True, progress=False)
+    predict_files(network, [path], tmp_path / "out", probabilities=True)
     probabilities = voxels(tmp_path / "out" / "A_probabilities.nii.gz")
     assert probabilities.dtype == np.float32
     assert probabilities.shape == (40, 30, 25, 3)
@@ -120,7 +118,7 @@ def test_what_the_network_sees_is_what_it_saw_in_training(tmp_path):
     """Recipe, channels and patch size are the run's; nothing but the predictions is written."""
     path = write_image(tmp_path / "in" / "A.nii.gz")
     network = trained(2, channels=(2, 0), patch_size=(8, 6))
-    predict_files(network, [path], tmp_path / "out", overlap=0.25, mirror=True, progress=False)
+    predict_files(network, [path], tmp_path / "out", overlap=0.25, mirror=True)
     block = voxels(path)[2:-3, 3:-1, 1:-2].astype(np.float64)
     prepared = np.zeros((16, 16, 16, 3), np.float32)  # the brain grown evenly, air around it
     middle = np.s_[1:14, 3:12, 4:11]
@@ -182,7 +180,7 @@ def test_a_case_in_parts_is_predicted_as_in_one_file(tmp_path):
         part = nibabel.Nifti1Image(np.asarray(whole.dataobj)[..., channel], AFFINE)
         nibabel.save(part, tmp_path / "parts" / f"A_{channel:04d}.nii.gz")
     for kind in ("whole", "parts"):
-        predict_files(trained(), [tmp_path / kind], tmp_path / f"{kind}-out", progress=False)
+        predict_files(trained(), [tmp_path / kind], tmp_path / f"{kind}-out")
     one, other = (tmp_path / f"{kind}-out" / "A.nii.gz" for kind in ("whole", "parts"))
     assert one.read_bytes() == other.read_bytes()
 
@@ -207,7 +205,7 @@ def test_of_a_task_the_test_cases_are_predicted(tmp_path):
     for name in ("X", "Y", "unlisted"):
         write_image(task / "imagesTs" / f"{name}.nii.gz")
     make_task(task, ["X", "Y"])
-    assert predict_files(trained(), [task], tmp_path / "out", progress=False) == {}
+    assert predict_files(trained(), [task], tmp_path / "out") == {}
     assert names(tmp_path / "out") == ["X.nii.gz", "Y.nii.gz"]
 
 
@@ -217,13 +215,14 @@ RUNS = {
     "attention": replace(CONFIGS["brain_3d_attention_small"], epochs=1),
     "patches": replace(SMALL_3D, epochs=2, recipe="zscore", patch_size=(16, 12, 16)),
     "slices": replace(SMALL_2D, epochs=1, channels=(2, 0), every=8),
+    "slices of all channels": replace(SMALL_2D, epochs=1, channels=None, every=8),
 }
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "Task01_BrainTumour"
-    phantom_task.write_task(folder, cases=4, size=(32, 32, 16), progress=False)
+    phantom_task.write_task(folder, cases=4, size=(32, 32, 16))
     for kind in ("imagesTr", "labelsTr"):
         path = folder / kind / "BRATS_002.nii.gz"
         nibabel.save(reorient(nibabel.load(path), "PSL"), path)
@@ -244,13 +243,14 @@ def test_a_run_predicts_files_as_it_predicted_its_held_out_cases(
     shutil.rmtree(tmp_path / "prepared")
     images = [shutil.copy(phantoms / "imagesTr" / f"{name}.nii.gz", tmp_path) for name in test]
     network = load_run(run, device="cpu")
-    assert predict_files(network, images, tmp_path / "out", progress=False) == {}
+    assert predict_files(network, images, tmp_path / "out") == {}
     assert names(tmp_path / "out") == names(run / "predictions") == [f"{n}.nii.gz" for n in test]
     for name in names(tmp_path / "out"):
         predicted, expected = (folder / name for folder in (tmp_path / "out", run / "predictions"))
         assert predicted.read_bytes() == expected.read_bytes()
     assert not (tmp_path / "prepared").exists()
     shape = {"attention": "32, 32, 16, 4", "patches": "16, 12, 16, 4", "slices": "32, 32, 2"}
+    shape["slices of all channels"] = "32, 32, 4"
     kind = next(kind for kind, other in RUNS.items() if other is config)
     assert re.search(rf"batches of \(\d, {shape[kind]}\)", capsys.readouterr().out)
 
@@ -303,7 +303,7 @@ def test_windows_are_those_of_the_training_unless_others_are_asked_for(
     assert cli.main([*command, "--probabilities", *arguments]) == 0
     network = replace(load_run(run, device="cpu"), patch_size=patch_size)
     expected = tmp_path / "expected"
-    predict_files(network, [image], expected, probabilities=True, progress=False)
+    predict_files(network, [image], expected, probabilities=True)
     for name in ("A.nii.gz", "A_probabilities.nii.gz"):
         assert (output / name).read_bytes() == (expected / name).read_bytes()
 
@@ -350,6 +350,7 @@ def test_patches_are_for_volumes_and_must_suit_the_network(phantoms, tmp_path):
             "patch size: got .*, expected 3 multiples of 4",
         ),
         (replace(slices, patch_size=(16, 16, 16)), "patch_size: got .* for slices"),
+        (replace(slices, channels=None, patch_size=(16, 16)), "patch_size: got .* for slices"),
     ]:
         output = tmp_path / "run"
         with pytest.raises(InputError, match=words):
@@ -367,7 +368,7 @@ def test_a_case_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
     damaged = folder / "B.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:-9])
     (folder / "C.nii.gz").write_text("<html>not found</html>")
-    failures = predict_files(trained(), [folder], tmp_path / "out", progress=False)
+    failures = predict_files(trained(), [folder], tmp_path / "out")
     assert list(failures) == ["B", "C", "D"]
     assert "channels: 2, expected 3" in failures["D"]
     assert names(tmp_path / "out") == ["A.nii.gz", "E.nii.gz"]
@@ -387,7 +388,7 @@ def test_an_error_that_is_not_the_users_names_its_kind_and_an_interruption_ends(
             raise error
 
         monkeypatch.setattr(network.model, "forward", forward)
-        return predict_files(network, [tmp_path / "A.nii.gz"], tmp_path / "out", progress=False)
+        return predict_files(network, [tmp_path / "A.nii.gz"], tmp_path / "out")
 
     assert fail(MemoryError("of 9 GB")) == {"A": "MemoryError: of 9 GB"}
     with pytest.raises(KeyboardInterrupt):
@@ -400,14 +401,14 @@ def test_nothing_that_is_there_is_overwritten(tmp_path):
         write_image(tmp_path / "in" / f"{name}.nii.gz")
     before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
     with pytest.raises(InputError, match=r"A\.nii\.gz: already there, expected"):
-        predict_files(trained(), [tmp_path / "in"], tmp_path / "in", progress=False)
+        predict_files(trained(), [tmp_path / "in"], tmp_path / "in")
     assert {path: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "B_probabilities.nii.gz").write_text("precious")
     with pytest.raises(InputError, match="B_probabilities"):
         predict_files(trained(), [tmp_path / "in"], tmp_path / "out", probabilities=True)
     assert names(tmp_path / "out") == ["B_probabilities.nii.gz"]
-    assert predict_files(trained(), [tmp_path / "in"], tmp_path / "out", progress=False) == {}
+    assert predict_files(trained(), [tmp_path / "in"], tmp_path / "out") == {}
 
 
 def test_impossible_requests_are_refused_before_anything_is_written(tmp_path):
@@ -433,10 +434,11 @@ def test_impossible_requests_are_refused_before_anything_is_written(tmp_path):
         assert not out.exists()
 
 
-def test_progress_is_shown_only_when_asked_for(tmp_path, capsys):
+def test_progress_is_shown_on_a_terminal_only(tmp_path, capsys, monkeypatch):
     image = write_image(tmp_path / "A.nii.gz")
-    predict_files(trained(), [image], tmp_path / "out", progress=False)
+    predict_files(trained(), [image], tmp_path / "out")
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     predict_files(trained(), [image], tmp_path / "again")
     assert "predict: 100%" in capsys.readouterr().err
 

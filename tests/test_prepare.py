@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -289,7 +291,7 @@ def test_memory_is_the_result_and_little_more_than_one_channel_in_float64(recipe
 def test_prepared_cases_are_mapped_arrays_of_what_prepare_image_gives(tmp_path, recipe, workers):
     cases = tiny_cases(5)
     task = make_task(tmp_path / "task", cases)
-    done = prepare.prepare(task, tmp_path / "cache", recipe=recipe, workers=workers, progress=False)
+    done = prepare.prepare(task, tmp_path / "cache", recipe=recipe, workers=workers)
     assert [case.name for case in done.cases] == [f"CASE_{i}" for i in range(5)]
     for case, (image, label) in zip(done.cases, cases, strict=True):
         expected, geometry = prepare_image(image, np.eye(4), recipe=recipe)
@@ -308,11 +310,11 @@ def test_only_the_reference_recipe_drops_cases_under_1_percent_and_still_prepare
     volumes = (0, 40, 41, 64)  # 1 % of the box is 40.96 voxels
     cases = [tiny_cases(1, tumour)[0] for tumour in volumes]
     task = make_task(tmp_path / "task", cases)
-    done = prepare.prepare(task, tmp_path / "cache", progress=False)
+    done = prepare.prepare(task, tmp_path / "cache")
     assert [case.voxels[2] for case in done.cases] == [41, 64]
     assert [case.voxels[2] for case in done.dropped] == [0, 40]
     assert [int(np.count_nonzero(case.label)) for case in done.dropped] == [0, 40]
-    done = prepare.prepare(task, tmp_path / "cache", recipe="zscore", progress=False)
+    done = prepare.prepare(task, tmp_path / "cache", recipe="zscore")
     assert [case.voxels[2] for case in done.cases] == [0, 40, 41, 64]
     assert done.dropped == ()
 
@@ -324,22 +326,22 @@ def test_exactly_1_percent_is_kept(tmp_path):
     label.flat[:1024] = 1
     assert label.mean() == 0.01
     task = make_task(tmp_path / "task", [(image, label)])
-    assert len(prepare.prepare(task, tmp_path / "cache", progress=False).cases) == 1
+    assert len(prepare.prepare(task, tmp_path / "cache").cases) == 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_preparing_again_reads_no_case_and_gives_the_same(tmp_path, monkeypatch, recipe):
     task = make_task(tmp_path / "task", tiny_cases(3, tumour=41) + tiny_cases(1, tumour=5))
-    first = prepare.prepare(task, tmp_path / "cache", recipe=recipe, progress=False)
+    first = prepare.prepare(task, tmp_path / "cache", recipe=recipe)
     refuse_reading(monkeypatch)
-    again = prepare.prepare(task, str(tmp_path / "cache"), recipe=recipe, progress=False)
+    again = prepare.prepare(task, str(tmp_path / "cache"), recipe=recipe)
     assert again == first
     assert len(first.dropped) == (recipe == "reference")
 
 
 def test_the_cache_holds_nothing_but_the_lock_the_arrays_and_the_index(tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    prepare.prepare(task, tmp_path / "cache", progress=False)
+    prepare.prepare(task, tmp_path / "cache")
     (folder,) = (tmp_path / "cache").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
         ".lock",
@@ -368,11 +370,9 @@ def rename_class(folder):
 @pytest.mark.parametrize("change", [rewrite_label, touch_image, rename_class])
 def test_a_changed_source_is_prepared_anew(tmp_path, change):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    before = prepare.prepare(task, tmp_path / "cache", progress=False)
+    before = prepare.prepare(task, tmp_path / "cache")
     change(tmp_path / "task")
-    after = prepare.prepare(
-        decathlon.open_task(tmp_path / "task"), tmp_path / "cache", progress=False
-    )
+    after = prepare.prepare(decathlon.open_task(tmp_path / "task"), tmp_path / "cache")
     assert after.cases[0].folder != before.cases[0].folder
     if change is rewrite_label:
         assert after.cases[1].voxels[1] > 0
@@ -381,10 +381,34 @@ def test_a_changed_source_is_prepared_anew(tmp_path, change):
 def test_each_recipe_and_format_has_its_own_folder(tmp_path, monkeypatch):
     task = make_task(tmp_path / "task", tiny_cases(1))
     for recipe in RECIPES:
-        prepare.prepare(task, tmp_path / "cache", recipe=recipe, progress=False)
+        prepare.prepare(task, tmp_path / "cache", recipe=recipe)
     monkeypatch.setattr(prepared, "FORMAT", prepared.FORMAT + 1)
-    prepare.prepare(task, tmp_path / "cache", progress=False)
+    prepare.prepare(task, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_repaired_voxels_are_counted_and_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    """What is prepared as zeros is what a file with zeros there would have become."""
+    cases = tiny_cases(2)
+    zeros = make_task(tmp_path / "zeros", cases)
+    cases[1][0][5, 5, 5], cases[1][0][6, 6, 6, 0] = 0, 0
+    expected = prepare.prepare(make_task(tmp_path / "mended", cases), tmp_path / "cache")
+    cases[1][0][5, 5, 5], cases[1][0][6, 6, 6, 0] = np.nan, -np.inf
+    task = make_task(tmp_path / "task", cases)
+    with pytest.raises(NiftiError, match="NaN or infinite voxels: 3") as caught:
+        prepare.prepare(task, tmp_path / "cache")
+    assert caught.value.__notes__ == ["while preparing case CASE_1"]
+    task = decathlon.open_task(task.folder, repair_nonfinite=True)
+    with pytest.warns(UserWarning, match=r"CASE_1\.nii\.gz: NaN or infinite voxels set to zero: 3"):
+        repaired = prepare.prepare(task, tmp_path / "cache")
+    assert [case.repaired for case in repaired.cases] == [0, 3]
+    assert (repaired.repaired, expected.repaired) == (3, 0)
+    assert [c.checksum for c in repaired.cases] == [c.checksum for c in expected.cases]
+    refuse_reading(monkeypatch)
+    assert prepare.prepare(task, tmp_path / "cache") == repaired
+    assert prepared.fingerprint(zeros, "zscore") != prepared.fingerprint(
+        replace(zeros, repair_nonfinite=True), "zscore"
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
@@ -399,8 +423,8 @@ def test_an_interrupted_preparation_is_not_taken_for_a_complete_one(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "read_case", read_case)
         with pytest.raises(error):
-            prepare.prepare(task, tmp_path / "cache", workers=1, progress=False)
-    assert len(prepare.prepare(task, tmp_path / "cache", progress=False).cases) == 4
+            prepare.prepare(task, tmp_path / "cache", workers=1)
+    assert len(prepare.prepare(task, tmp_path / "cache").cases) == 4
 
 
 def test_a_crash_before_the_index_is_renamed_leaves_no_index(tmp_path, monkeypatch):
@@ -415,12 +439,12 @@ def test_a_crash_before_the_index_is_renamed_leaves_no_index(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", replace_all_but_the_index)
         with pytest.raises(InputError, match=r"index\.json: cannot be written: power failure"):
-            prepare.prepare(task, tmp_path / "cache", progress=False)
+            prepare.prepare(task, tmp_path / "cache")
     with monkeypatch.context() as patch:
         refuse_reading(patch)
         with pytest.raises(AssertionError, match="was read again"):
-            prepare.prepare(task, tmp_path / "cache", progress=False)
-    assert len(prepare.prepare(task, tmp_path / "cache", progress=False).cases) == 2
+            prepare.prepare(task, tmp_path / "cache")
+    assert len(prepare.prepare(task, tmp_path / "cache").cases) == 2
 
 
 @pytest.mark.parametrize("name", ["index.json", "CASE_1.image.npy", "CASE_0.label.npy"])
@@ -429,10 +453,10 @@ def test_a_crash_before_the_index_is_renamed_leaves_no_index(tmp_path, monkeypat
 )
 def test_a_damaged_cache_counts_as_not_prepared(name, content, tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    first = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    first = prepare.prepare(task, tmp_path / "cache").cases
     arrays = [(case.image.tobytes(), case.label.tobytes()) for case in first]
     (first[0].folder / name).write_bytes(content)
-    again = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    again = prepare.prepare(task, tmp_path / "cache").cases
     assert again == first
     assert [(case.image.tobytes(), case.label.tobytes()) for case in again] == arrays
 
@@ -440,7 +464,7 @@ def test_a_damaged_cache_counts_as_not_prepared(name, content, tmp_path):
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
 def test_an_array_that_is_gone_or_damaged_in_mid_run_is_named(damage, tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(1))
-    (case,) = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    (case,) = prepare.prepare(task, tmp_path / "cache").cases
     damage(case.folder / "CASE_0.image.npy")
     with pytest.raises(InputError, match=r"CASE_0\.image\.npy: cannot be read"):
         case.image  # noqa: B018
@@ -450,27 +474,27 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     task = make_task(tmp_path / "task", tiny_cases(1))
     with pytest.raises(InputError, match="cannot be made: Not a directory"):
-        prepare.prepare(task, tmp_path / "file" / "cache", progress=False)
+        prepare.prepare(task, tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize("kind", ["image", "label"])
 def test_a_bit_that_has_flipped_in_the_cache_is_seen(kind, tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    first = prepare.prepare(task, tmp_path / "cache", progress=False).cases
+    first = prepare.prepare(task, tmp_path / "cache").cases
     path = first[0].folder / f"CASE_1.{kind}.npy"
     sound = path.read_bytes()
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    assert prepare.prepare(task, tmp_path / "cache", progress=False).cases == first
+    assert prepare.prepare(task, tmp_path / "cache").cases == first
     assert path.read_bytes() == sound
 
 
 def test_what_a_kill_leaves_in_the_cache_is_removed(tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(1))
-    folder = prepare.prepare(task, tmp_path / "cache", progress=False).cases[0].folder
+    folder = prepare.prepare(task, tmp_path / "cache").cases[0].folder
     (folder / "index.json").unlink()
     leftover = folder / ".CASE_0.image.npy.0123abcd.tmp"
     leftover.write_bytes(b"half")
-    prepare.prepare(task, tmp_path / "cache", progress=False)
+    prepare.prepare(task, tmp_path / "cache")
     assert not leftover.exists()
 
 
@@ -483,9 +507,7 @@ def test_of_several_runs_at_once_one_prepares(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(prepare, "read_case", read_case)
     with ThreadPoolExecutor(3) as pool:
-        calls = [
-            pool.submit(prepare.prepare, task, tmp_path / "cache", progress=False) for _ in range(3)
-        ]
+        calls = [pool.submit(prepare.prepare, task, tmp_path / "cache") for _ in range(3)]
         first, *others = (call.result() for call in calls)
     assert others == [first, first]
     assert sorted(read) == [case.name for case in task.training]
@@ -493,9 +515,9 @@ def test_of_several_runs_at_once_one_prepares(tmp_path, monkeypatch, capfd):
 
 def test_an_array_that_was_removed_is_prepared_again(tmp_path):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    first = prepare.prepare(task, tmp_path / "cache", progress=False)
+    first = prepare.prepare(task, tmp_path / "cache")
     (first.cases[1].folder / "CASE_1.label.npy").unlink()
-    again = prepare.prepare(task, tmp_path / "cache", progress=False)
+    again = prepare.prepare(task, tmp_path / "cache")
     assert again == first
     assert again.cases[1].label.any()
 
@@ -509,7 +531,7 @@ def test_a_corrupt_case_is_the_readers_own_error_with_file_and_case(tmp_path, wo
     path = tmp_path / "task/imagesTr/CASE_2.nii.gz"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(NiftiError, match=r"CASE_2\.nii\.gz") as caught:
-        prepare.prepare(task, tmp_path / "cache", workers=workers, progress=False)
+        prepare.prepare(task, tmp_path / "cache", workers=workers)
     assert caught.value.__notes__ == ["while preparing case CASE_2"]
     assert caught.value.__cause__ is not None
 
@@ -534,7 +556,7 @@ def test_the_first_error_stops_the_cases_that_have_not_begun(tmp_path, monkeypat
     monkeypatch.setattr(prepare, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(prepare, "read_case", read_case)
     with pytest.raises(InputError, match="CASE_0"):
-        prepare.prepare(task, tmp_path / "cache", workers=2, progress=False)
+        prepare.prepare(task, tmp_path / "cache", workers=2)
     assert len(begun) <= 3
     assert not any(t.name.startswith("minibrain-prepare") for t in threading.enumerate())
 
@@ -544,7 +566,7 @@ def test_a_constant_channel_in_a_task_is_warned_of_by_name(tmp_path):
     cases[1][0][..., 0] = 5
     task = make_task(tmp_path / "task", cases)
     with pytest.warns(UserWarning, match="^CASE_1: channel 0 is constant") as caught:
-        prepare.prepare(task, tmp_path / "cache", progress=False)
+        prepare.prepare(task, tmp_path / "cache")
     assert len(caught) == 1
 
 
@@ -559,9 +581,14 @@ def test_unknown_recipes_and_no_workers_are_refused(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_progress_is_shown_only_when_asked_for(tmp_path, capsys):
+def test_progress_is_shown_on_a_terminal_only(tmp_path, capsys, monkeypatch):
     task = make_task(tmp_path / "task", tiny_cases(2))
-    prepare.prepare(task, tmp_path / "quiet", progress=False)
+    prepare.prepare(task, tmp_path / "quiet")
     assert capsys.readouterr().err == ""
-    prepare.prepare(task, tmp_path / "loud", progress=True)
-    assert "2/2" in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    prepare.prepare(task, tmp_path / "loud")
+    prepare.prepare(task, tmp_path / "loud")
+    shown = capsys.readouterr().err
+    assert "prepare: 100%" in shown
+    assert "check: 100%" in shown
+    assert "2/2" in shown

@@ -96,7 +96,7 @@ NETWORKS = {
     "3D": (partial(UNet, 3, 4, 4, norm="batch"), VolumeSamples, {}),
     "2D": (
         partial(UNet, 2, 2, 4, norm="batch"),
-        partial(SliceSamples, every=5),
+        partial(SliceSamples, every=5, channels=(0, 2)),
         {"channels": (0, 2)},
     ),
     "patches": (partial(UNet, 3, 4, 4), partial(PatchSamples, patch_size=(4, 8, 8)), {}),
@@ -224,6 +224,25 @@ def test_another_configuration_is_refused(change, stopped):
     (name,) = change
     with pytest.raises(InputError, match=f"{name} is|another network"):
         experiment.resume(str(stopped))
+
+
+def test_a_run_that_did_not_know_an_option_yet_had_its_default(data, tmp_path, tiny, monkeypatch):
+    path = tmp_path / "run"
+
+    def older(config):
+        return {name: value for name, value in asdict(config).items() if name != "repair_nonfinite"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "Interruption", lambda: Stopping(8))
+        patch.setattr(experiment, "asdict", older)
+        with pytest.raises(Interrupted):
+            experiment.run(replace(CONFIG, data=str(data / "task"), output=str(path)))
+    rewrite(path / "config.json", repair_nonfinite=True)
+    with pytest.raises(InputError, match=r"repair_nonfinite is true, but .* trained with false"):
+        experiment.resume(str(path))
+    rewrite(path / "config.json", repair_nonfinite=False)
+    experiment.resume(str(path))
+    assert result(path) == result(data / "whole")
 
 
 @pytest.mark.parametrize(

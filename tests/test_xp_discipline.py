@@ -4,14 +4,15 @@ Nothing here needs a GPU: `standin` refuses what CuPy refuses and computes with 
 """
 
 import inspect
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import standin
 
 import minibrain.functional as F
-from minibrain import arrays
-from minibrain.arrays import array_module, find_precision
+from minibrain.arrays import array_module, find_device, find_precision
 from minibrain.errors import InputError
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
@@ -159,18 +160,27 @@ def test_training_gives_the_same_bits_on_strict_arrays(options):
     )  # inference, with running statistics
 
 
-@pytest.mark.parametrize(
-    ("device", "capability", "precision"),
-    [("cuda", 90, "bf16"), ("cuda", 80, "bf16"), ("cuda", 75, "fp32"), ("cpu", None, "fp32")],
-)
-def test_precision_is_what_suits_the_device_unless_it_is_given(
-    device, capability, precision, monkeypatch
-):
-    monkeypatch.setattr(arrays, "_compute_capability", lambda: capability)
-    assert find_precision("auto", device) == precision
-    assert find_precision("fp64", device) == "fp64"
+def test_precision_is_what_suits_the_device_unless_it_is_given():
+    assert find_precision("auto", "cuda") == "bf16"
+    assert find_precision("auto", "cpu") == "fp32"
+    assert find_precision("fp64", "cuda") == "fp64"
     with pytest.raises(InputError, match="precision: got 'fp8', expected one of bf16"):
-        find_precision("fp8", device)
+        find_precision("fp8", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "capability", "why"),
+    [(1, "90", None), (1, "80", None), (1, "75", "sm_75, expected sm_80"), (0, "", "no CUDA dev")],
+)
+def test_a_gpu_is_taken_if_it_is_one_that_kernels_are_for(count, capability, why, monkeypatch):
+    runtime = SimpleNamespace(getDeviceCount=lambda: count)
+    device = SimpleNamespace(compute_capability=capability)
+    cuda = SimpleNamespace(runtime=runtime, Device=lambda: device)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    assert find_device("auto") == ("cpu" if why else "cuda")
+    if why:
+        with pytest.raises(InputError, match=f"device cuda is not available: .*{why}"):
+            find_device("cuda")
 
 
 # The stand-in itself: it must refuse, or the tests above prove nothing

@@ -26,7 +26,7 @@ CONFIG = config.Config(
 
 
 def write_data(folder):
-    return phantom_task.write_task(folder, cases=9, size=(16, 16, 16), progress=False)
+    return phantom_task.write_task(folder, cases=9, size=(16, 16, 16))
 
 
 def install(set_attribute=setattr):

@@ -62,6 +62,8 @@ class Task:
     classes: tuple[str, ...]
     training: tuple[Case, ...]
     test: tuple[Case, ...]
+    repair_nonfinite: bool = False  # set NaN and infinite voxels of images to zero, or refuse them
+    affine_tolerance: float = nifti.MOST_APART  # mm that the files of a case may put a voxel apart
 
 
 class CaseData(NamedTuple):
@@ -70,17 +72,29 @@ class CaseData(NamedTuple):
     image : (X, Y, Z, C) float32, in the intensity units of the file
     label : (X, Y, Z) uint8, or None for a case without one
     affine : (4, 4) float64, voxel indices to world coordinates (mm, RAS+)
+    repaired : voxels of the image, over all channels, that were NaN or infinite and are 0 now
     """
 
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
+    repaired: int = 0
 
 
-def open_task(folder: str | os.PathLike) -> Task:
+def open_task(
+    folder: str | os.PathLike,
+    *,
+    repair_nonfinite: bool = False,
+    affine_tolerance: float = nifti.MOST_APART,
+) -> Task:
     """Read `dataset.json` in either form, and check that every file of the task is there.
 
     No voxels are read, and nothing outside the folder is opened.
+
+    Parameters
+    ----------
+    repair_nonfinite : let `read_case` set NaN and infinite voxels to zero instead of refusing them
+    affine_tolerance : how far apart (mm) the affines of a case's files may put a voxel
 
     Raises
     ------
@@ -91,7 +105,7 @@ def open_task(folder: str | os.PathLike) -> Task:
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise TaskError(f"{task.folder / 'dataset.json'}: {'; '.join(faults[:5])}{more}")
-    return task
+    return replace(task, repair_nonfinite=repair_nonfinite, affine_tolerance=affine_tolerance)
 
 
 def survey_task(folder: str | os.PathLike) -> tuple[Task, list[str]]:
@@ -131,32 +145,27 @@ def _noted(faults: list[str]) -> Iterator[None]:
         faults.append(str(error))
 
 
-def read_case(
-    task: Task, case: Case, *, tolerance: float = 1e-3, repair_nonfinite: bool = False
-) -> CaseData:
+def read_case(task: Task, case: Case) -> CaseData:
     """Read a case and check that its files belong together.
-
-    Parameters
-    ----------
-    tolerance : how far apart (mm) the affines of its files may put a voxel
-    repair_nonfinite : set NaN and infinite voxels to zero, with a warning that counts them
 
     Raises
     ------
-    NiftiError : a file cannot be read, shapes or affines differ, or a label is not a class
+    NiftiError : a file cannot be read, shapes or affines differ, a label is not a class, or a voxel
+        is not finite and the task was not opened to repair it
     TaskError : the number of channels is not that of dataset.json
     """
-    volumes = [nifti.read(path, repair_nonfinite=repair_nonfinite) for path in case.images]
+    volumes = [nifti.read(path, repair_nonfinite=task.repair_nonfinite) for path in case.images]
     for path, volume in zip(case.images, volumes, strict=True):
         check_channels(task, case, path, volume)
-        check_overlay(case, volumes[0], path, volume, tolerance)
+        check_overlay(task, case, volumes[0], path, volume)
     parts = [volume.array.reshape(*volume.array.shape[:3], -1, order="F") for volume in volumes]
     image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
+    repaired = sum(volume.repaired for volume in volumes)
     if case.label is None:
-        return CaseData(image, None, volumes[0].affine)
+        return CaseData(image, None, volumes[0].affine, repaired)
     label = nifti.read_label(case.label, allowed=range(len(task.classes)))
-    check_overlay(case, volumes[0], case.label, label, tolerance)
-    return CaseData(image, label.array, volumes[0].affine)
+    check_overlay(task, case, volumes[0], case.label, label)
+    return CaseData(image, label.array, volumes[0].affine, repaired)
 
 
 def check_channels(task: Task, case: Case, path: Path, volume: nifti.Volume) -> None:
@@ -169,12 +178,11 @@ def check_channels(task: Task, case: Case, path: Path, volume: nifti.Volume) -> 
 
 
 def check_overlay(
-    case: Case, image: nifti.Volume, path: Path, other: nifti.Volume, tolerance: float = 1e-3
+    task: Task, case: Case, image: nifti.Volume, path: Path, other: nifti.Volume
 ) -> None:
     """Require that a file of a case lies where its first image does, else NiftiError."""
-    nifti.check_same_space(
-        image, other, image_path=case.images[0], label_path=path, tolerance=tolerance
-    )
+    paths = {"image_path": case.images[0], "label_path": path}
+    nifti.check_same_space(image, other, **paths, tolerance=task.affine_tolerance)
 
 
 def _survey_msd(root: Path, content: dict[str, Any], faults: list[str]) -> Task:

@@ -45,7 +45,7 @@ class Inspection(NamedTuple):
     contents: list[CaseContent]
 
 
-def inspect(folder: str | Path, *, workers: int = 2, progress: bool = True) -> Inspection:
+def inspect(folder: str | Path, *, workers: int = 2) -> Inspection:
     """Read every file of a task and report all faults, not the first.
 
     Parameters
@@ -63,7 +63,7 @@ def inspect(folder: str | Path, *, workers: int = 2, progress: bool = True) -> I
     with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("always")
         reading = pool.map(lambda case: _read(task, case), cases)
-        for found, content in tqdm(reading, "inspect", len(cases), disable=not progress):
+        for found, content in tqdm(reading, "inspect", len(cases), disable=None):
             faults += found
             contents += [] if content is None else [content]
     notes = _stray_files(task) + [str(warning.message) for warning in caught]
@@ -94,7 +94,7 @@ def _read(task: Task, case: Case) -> tuple[list[str], CaseContent | None]:
         if volume is not None and path != case.label:
             attempt(check_channels, task, case, path, volume)
         if volume is not None and volumes[0] is not None:
-            attempt(check_overlay, case, volumes[0], path, volume)
+            attempt(check_overlay, task, case, volumes[0], path, volume)
     if faults or label is None:
         return faults, None
     return faults, _content(task, case, volumes, label)

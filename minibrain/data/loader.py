@@ -56,16 +56,14 @@ class SliceSamples:
     """One sample per chosen axial slice: image (X, Y, len(channels)) and label (X, Y).
 
     Of every case the slices z = 0, every, 2·every, ... of the prepared volume are taken, case
-    after case. The default channels are FLAIR and T1gd in the Decathlon's order.
+    after case.
 
     Raises
     ------
     InputError : `every` < 1, or a case lacks one of the channels
     """
 
-    def __init__(
-        self, cases: Sequence[PreparedCase], every: int = 8, channels: Sequence[int] = (0, 2)
-    ):
+    def __init__(self, cases: Sequence[PreparedCase], every: int, channels: Sequence[int]):
         if every < 1:
             raise InputError(f"every: got {every}, expected 1 or more")
         self.channels = list(channels)

@@ -33,6 +33,7 @@ from minibrain.data.nifti_header import largest_distance, read_header, spacing_o
 from minibrain.errors import InputError
 
 MAX_BYTES = 4 * 2**30
+MOST_APART = 1e-3  # mm between the places that two affines give one voxel
 LABEL_TOLERANCE = 1e-3  # labels saved as scaled integers come back as 0.99999999977
 
 
@@ -50,10 +51,13 @@ class Volume:
         X varies fastest in memory, as in the file.
     affine : (4, 4) float64
         Voxel indices to world coordinates (mm, RAS+).
+    repaired : int
+        Voxels that were NaN or infinite and have been set to zero.
     """
 
     array: np.ndarray
     affine: np.ndarray
+    repaired: int = 0
 
     @property
     def spacing(self) -> np.ndarray:
@@ -95,17 +99,17 @@ def read(
                 voxels[part] = values
             bad = ~np.isfinite(voxels[part])
             voxels[part][bad] = 0
-            nonfinite += np.count_nonzero(bad)
+            nonfinite += int(np.count_nonzero(bad))
         if nonfinite and not repair_nonfinite:
             raise ValueError(
-                f"{nonfinite} voxels are NaN or infinite: expected finite intensities; mend the "
-                "file (minibrain.data.nifti.read sets them to zero with repair_nonfinite=True)"
+                f"NaN or infinite voxels: {nonfinite}, expected finite intensities (train and "
+                "predict set them to zero with --repair-nonfinite)"
             )
     if nonfinite:
-        warnings.warn(f"{path}: {nonfinite} NaN or infinite voxels set to zero", stacklevel=2)
+        warnings.warn(f"{path}: NaN or infinite voxels set to zero: {nonfinite}", stacklevel=2)
     if header.warning:
         warnings.warn(f"{path}: {header.warning}", stacklevel=2)
-    return Volume(voxels.reshape(header.shape, order="F"), header.affine)
+    return Volume(voxels.reshape(header.shape, order="F"), header.affine, nonfinite)
 
 
 def read_label(path: str | os.PathLike, *, allowed: Collection[int] | None = None) -> Volume:
@@ -152,7 +156,7 @@ def check_same_space(
     *,
     image_path: str | os.PathLike,
     label_path: str | os.PathLike,
-    tolerance: float = 1e-3,
+    tolerance: float = MOST_APART,
 ) -> None:
     """Require that a label (or another channel) overlays an image.
 

@@ -1,7 +1,9 @@
 """Patches of prepared cases, so that volumes of any size train in little memory.
 
 A patch drawn anywhere is mostly background: one in three is drawn about a tumour voxel instead,
-of a class chosen first, so that rare classes are seen as often as large ones.
+of a class chosen first, so that rare classes are seen as often as large ones. The voxel lies
+in the middle, as far as the border of the volume allows. Cases without tumour are drawn from
+anywhere.
 
 Source: Isensee et al., nnU-Net, Nature Methods 18, 203 (2021).
 """
@@ -15,6 +17,7 @@ from minibrain.data.boxes import Box, cut
 from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 
+FOREGROUND = 1 / 3  # share of the patches that are drawn about tumour
 MOST_VOXELS = 1000  # of a class in a case that are remembered to draw patches about
 
 
@@ -28,24 +31,16 @@ class PatchSamples:
     Parameters
     ----------
     patch_size : voxels along (X, Y, Z); where a case has fewer, it lies centred between zeros
-    foreground : share of the patches that are centred on a tumour voxel, as far as the border of
-        the volume allows; cases without tumour are drawn from anywhere
 
     Raises
     ------
     InputError : the patch size is not three positive numbers
     """
 
-    def __init__(
-        self,
-        cases: Sequence[PreparedCase],
-        patch_size: tuple[int, int, int],
-        *,
-        foreground: float = 1 / 3,
-    ):
+    def __init__(self, cases: Sequence[PreparedCase], patch_size: tuple[int, int, int]):
         if len(patch_size) != 3 or min(patch_size) < 1:
             raise InputError(f"patch size: got {patch_size}, expected three numbers above 0")
-        self.patch_size, self.foreground = tuple(patch_size), foreground
+        self.patch_size = tuple(patch_size)
         voxels = prod(self.patch_size)
         self.cases = [case for case in cases for _ in range(-(-case.label.size // voxels))]
         self._tumour: dict[str, list[np.ndarray]] = {}
@@ -75,7 +70,7 @@ class PatchSamples:
         highest = lowest + np.maximum(spare, 0)
         start = random.integers(lowest, highest + 1)
         classes = self._tumour_voxels(name, label)
-        if classes and random.random() < self.foreground:
+        if classes and random.random() < FOREGROUND:
             voxels = classes[random.integers(len(classes))]
             centre = np.unravel_index(voxels[random.integers(len(voxels))], label.shape)
             start = np.clip(

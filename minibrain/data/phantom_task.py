@@ -31,7 +31,6 @@ def write_task(
     seed: int = 0,
     family: str = "a",
     workers: int = 2,
-    progress: bool = True,
 ) -> Path:
     """Write a Decathlon task of phantoms, or reuse the very same one written before.
 
@@ -58,7 +57,7 @@ def write_task(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".phantom-", dir=folder.parent) as draft:
-            _write_files(Path(draft, folder.name), task, workers, progress)
+            _write_files(Path(draft, folder.name), task, workers)
             os.replace(Path(draft, folder.name), folder)
     except OSError as error:
         if not _is_written(folder, task):  # another process may have been faster
@@ -95,7 +94,7 @@ def _description(cases, test_cases, size, seed, family):
     }
 
 
-def _write_files(folder, task, workers, progress):
+def _write_files(folder, task, workers):
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / name).mkdir(parents=True)
     entries = task["training"] + [{"image": path} for path in task["test"]]
@@ -111,5 +110,5 @@ def _write_files(folder, task, workers, progress):
 
     with ThreadPoolExecutor(workers) as pool:
         written = pool.map(write, range(1, len(entries) + 1), entries)
-        list(tqdm(written, "phantoms", len(entries), disable=not progress))
+        list(tqdm(written, "phantoms", len(entries), disable=None))
     (folder / "dataset.json").write_bytes(json.dumps(task, indent=4).encode())

@@ -40,9 +40,7 @@ REFERENCE_BOX = ((40, 200), (40, 200), (13, 141))
 LEAST_TUMOUR = 0.01  # of the voxels of the box
 
 
-def prepare(
-    task: Task, cache: Path, *, recipe: str = "reference", workers: int = 2, progress: bool = True
-) -> Prepared:
+def prepare(task: Task, cache: Path, *, recipe: str = "reference", workers: int = 2) -> Prepared:
     """Prepare all labelled cases of a task, or find them prepared.
 
     The result lies in a folder of `cache` named by a fingerprint of the sources and the recipe.
@@ -64,14 +62,14 @@ def prepare(
     if workers < 1:
         raise InputError(f"workers: got {workers}, expected 1 or more")
     folder = Path(cache) / fingerprint(task, recipe)
-    cases = read_index(folder, task, workers, progress)
+    cases = read_index(folder, task, workers)
     if cases is None:
         make_folder(folder)
         with Lock(folder / ".lock", wait=True):  # of several runs at once, one prepares
-            cases = read_index(folder, task, workers, progress)
+            cases = read_index(folder, task, workers)
             if cases is None:
                 remove_leftovers(folder)
-                cases = _prepare_cases(task, folder, recipe, workers, progress)
+                cases = _prepare_cases(task, folder, recipe, workers)
                 write_index(folder, cases)
     least = LEAST_TUMOUR if recipe == "reference" else 0
     kept = tuple(case for case in cases if case.tumour_fraction >= least)
@@ -139,12 +137,12 @@ def restore(prediction: np.ndarray, geometry: Geometry, outside=0) -> np.ndarray
     return restored
 
 
-def _prepare_cases(task, folder, recipe, workers, progress) -> list[PreparedCase]:
+def _prepare_cases(task, folder, recipe, workers) -> list[PreparedCase]:
     """Prepare all cases on threads, in the order of the task; the first error stops the rest."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="minibrain-prepare")
     try:
         jobs = [pool.submit(_prepare_case, task, case, folder, recipe) for case in task.training]
-        for job in tqdm(as_completed(jobs), "prepare", len(jobs), disable=not progress):
+        for job in tqdm(as_completed(jobs), "prepare", len(jobs), disable=None):
             job.result()
         return [job.result() for job in jobs]
     finally:
@@ -164,7 +162,8 @@ def _prepare_case(task: Task, case: Case, folder: Path, recipe: str) -> Prepared
         raise
     voxels = np.bincount(label.ravel(), minlength=len(task.classes))
     checksum = checksum_of(image, label)
-    return PreparedCase(case.name, folder, tuple(voxels.tolist()), geometry, checksum)
+    voxels = tuple(voxels.tolist())
+    return PreparedCase(case.name, folder, voxels, geometry, checksum, data.repaired)
 
 
 def _require_recipe(recipe: str) -> None:

@@ -50,6 +50,7 @@ class PreparedCase:
     voxels: tuple[int, ...]  # per class, within the box
     geometry: Geometry
     checksum: int  # of both arrays
+    repaired: int  # voxels of the file, over all channels, that were not finite and became 0
 
     @property
     def tumour_fraction(self) -> float:
@@ -80,11 +81,17 @@ class Prepared:
         content = [(c.name, c.voxels, asdict(c.geometry), c.checksum) for c in cases]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
+    @property
+    def repaired(self) -> int:
+        """Voxels that were not finite and became 0, of all cases."""
+        return sum(case.repaired for case in self.cases + self.dropped)
+
 
 def fingerprint(task: Task, recipe: str) -> str:
     """A hash of all that the prepared arrays depend on; no image is opened for it."""
     digest = hashlib.sha256((task.folder / "dataset.json").read_bytes())
-    digest.update(f"|format {FORMAT}|{recipe}".encode())
+    repair = "|nonfinite voxels are 0" if task.repair_nonfinite else ""
+    digest.update(f"|format {FORMAT}|{recipe}{repair}".encode())
     for path in (path for case in task.training for path in (*case.images, case.label)):
         relative, status = os.path.relpath(path, task.folder), path.stat()
         digest.update(f"|{relative}|{status.st_size}|{status.st_mtime_ns}".encode())
@@ -92,14 +99,12 @@ def fingerprint(task: Task, recipe: str) -> str:
 
 
 def write_index(folder: Path, cases: Sequence[PreparedCase]) -> None:
-    index = [
-        {"name": c.name, "voxels": c.voxels, "checksum": c.checksum, **asdict(c.geometry)}
-        for c in cases
-    ]
+    own = ("name", "voxels", "checksum", "repaired")
+    index = [{key: getattr(c, key) for key in own} | asdict(c.geometry) for c in cases]
     write_json(folder / "index.json", index)
 
 
-def read_index(folder: Path, task: Task, workers: int, progress: bool) -> list[PreparedCase] | None:
+def read_index(folder: Path, task: Task, workers: int) -> list[PreparedCase] | None:
     """The labelled cases of a task, if all are there and as the index says."""
     if not (folder / "index.json").exists():
         return None
@@ -109,7 +114,7 @@ def read_index(folder: Path, task: Task, workers: int, progress: bool) -> list[P
             return None
         with ThreadPoolExecutor(workers) as pool:
             checked = pool.map(partial(_case_from, folder), records)
-            return list(tqdm(checked, "check", len(records), disable=not progress))
+            return list(tqdm(checked, "check", len(records), disable=None))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -119,7 +124,7 @@ def _case_from(folder: Path, record: dict) -> PreparedCase:
     affine, box = (tuple(map(tuple, record[field])) for field in ("affine", "box"))
     geometry = Geometry(tuple(record["shape"]), affine, box)
     voxels, checksum = tuple(record["voxels"]), record["checksum"]
-    case = PreparedCase(record["name"], folder, voxels, geometry, checksum)
+    case = PreparedCase(record["name"], folder, voxels, geometry, checksum, record["repaired"])
     if not case.image.shape[:3] == case.label.shape == geometry.prepared_shape:
         raise ValueError("an array has not the shape that the index says")
     if checksum_of(case.image, case.label) != checksum:

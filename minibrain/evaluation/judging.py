@@ -5,6 +5,7 @@ judged again at any time, and predictions that come from elsewhere are judged in
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +27,13 @@ from minibrain.metrics import confusion_matrix
 from minibrain.models import UNet
 from minibrain.report.page import JudgedRun, write_page
 from minibrain.report.slices import PIXELS, pack_case, representative_cases
-from minibrain.report.tables import class_table, confusions_as_dict, scores_as_dict, write_cases
+from minibrain.report.tables import (
+    class_table,
+    confusions_as_dict,
+    counted,
+    scores_as_dict,
+    write_cases,
+)
 from minibrain.runs.cost import read_cost
 from minibrain.runs.finished_run import FinishedRun, read_run
 from minibrain.runs.run_folder import RunFolder
@@ -43,6 +50,7 @@ def judge(
     folder: RunFolder,
     *,
     seed: int,
+    repaired: int,
     channels: Sequence[int] | None = None,
     **options,
 ) -> None:
@@ -54,6 +62,7 @@ def judge(
     test : held-out cases
     dropped : cases set aside for the background test
     seed : of the voxel-wise classifier
+    repaired : voxels of all cases that were not finite and have been set to zero
     channels, options : of `minibrain.inference.predict`
     """
     shown = partial(predict, model, channels=channels, **options)
@@ -68,6 +77,7 @@ def judge(
             "parameters": sum(p.value.size for p in model.named_parameters().values()),
             "initializer": model.initializer,
             "channels": list(names),
+            "repaired_voxels": repaired,
             **read_cost(folder.cost),
             "voxelwise classifier": confusions_as_dict(voxelwise, task.classes),
         }
@@ -77,7 +87,8 @@ def judge(
 
 def write_predictions(predict: Predict, cases: Sequence[PreparedCase], folder: Path) -> None:
     """Predict case after case into CASE.nii.gz, in the shape and orientation of its label file."""
-    for case in tqdm(cases, f"predict {folder.name}", unit="case", disable=not cases):
+    silent = None if cases else True
+    for case in tqdm(cases, f"predict {folder.name}", unit="case", disable=silent):
         restored = restore(predict(case.image), case.geometry)
         affine = np.array(case.geometry.affine)
         nifti.write_prediction(folder / f"{case.name}.nii.gz", restored, affine)
@@ -151,7 +162,7 @@ def judge_predictions(
     if not names:
         example = f"{task.training[0].name}.nii.gz"
         raise InputError(f"{folder}: no prediction of a labelled case, expected such as {example}")
-    print(f"{len(names)} of {len(task.training)} labelled cases have a prediction")
+    print(f"predictions of {len(names)} of {counted(len(task.training), 'labelled case')}")
     output = Path(output or folder)
     require_writable(output)
     judged = JudgedRun(folder.resolve().name, evaluate(_pairs(task, folder, names), task.classes))
@@ -183,6 +194,7 @@ def write_report(
     folders : of the predictions, one for each run
     """
     cases = {case.name: case for case in task.training}
+    task = replace(task, repair_nonfinite=True)  # of an image that is looked at, not judged
     shown = representative_cases(runs[0].evaluation)
     slices = []
     for name, dice in shown.items():
@@ -195,7 +207,8 @@ def write_report(
 
 def _pairs(task: Task, folder: Path, names: Sequence[str]):
     pairs = read_pairs(task, folder, names)
-    return tqdm(pairs, f"score {folder.name}", len(names), unit="case", leave=False)
+    bar = {"unit": "case", "leave": False, "disable": None}
+    return tqdm(pairs, f"score {folder.name}", len(names), **bar)
 
 
 def _write_results(
@@ -205,7 +218,7 @@ def _write_results(
     write_json(output / "summary.json", summary)
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
-    cases = _counted(len(judged.evaluation.cases), "case")
+    cases = counted(len(judged.evaluation.cases), "case")
     print(f"\n{cases}, in the space of their files\n\n{class_table(judged.evaluation)}\n")
     if judged.background:
         print(_background_text(judged.background), end="\n\n")
@@ -217,18 +230,14 @@ def _write_results(
 def _background_text(found: FalseAlarms) -> str:
     summary = found.summary()
     slices, cases = summary["alarmed_slices"], summary["alarmed_cases"]
-    shown = _counted(summary["cases"], "case")
+    shown = counted(summary["cases"], "case")
     text = f"background test, {shown}: {summary['false_ml']:.1f} ml of false tumour per case"
     if slices is not None:
-        free = _counted(summary["free_slices"], "slice")
+        free = counted(summary["free_slices"], "slice")
         text += f", false alarm on {slices:.1%} of {free} without tumour"
     if cases is not None:
-        text += f" and in {cases:.0%} of {_counted(summary['free_cases'], 'case')}"
+        text += f" and in {cases:.0%} of {counted(summary['free_cases'], 'case')}"
     return text
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _number(value: float | None) -> str:

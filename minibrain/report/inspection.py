@@ -12,6 +12,7 @@ from minibrain.data.inspection import CaseContent, Inspection
 from minibrain.data.nifti import to_canonical
 from minibrain.files import make_folder
 from minibrain.report.plots import CLASS_COLOURS, save, show_slice
+from minibrain.report.tables import counted
 
 CASES_SHOWN = 6
 
@@ -20,14 +21,14 @@ def inspection_text(found: Inspection) -> str:
     """The task in a page: sizes, classes, tumour volumes, intensities, fullest slices, faults."""
     task, contents = found.task, found.contents
     lines = [
-        f"{task.name}: {len(task.training)} labelled cases, {len(task.test)} without a label, "
-        f"{len(contents)} of the labelled ones sound",
+        f"{task.name}: {counted(len(task.training), 'labelled case')}, {len(task.test)} without a "
+        f"label, {len(contents)} of the labelled ones sound",
     ]
     if contents:
         lines += _sizes(contents) + _classes(task, contents) + _volumes(contents)
         lines += _intensities(task, contents) + _fullest(contents)
     lines += _listed("notes", found.notes) + _listed("faults", found.faults)
-    return "\n".join([*lines, "", f"{len(found.faults)} fault" + "s" * (len(found.faults) != 1)])
+    return "\n".join([*lines, "", counted(len(found.faults), "fault")])
 
 
 def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
@@ -40,15 +41,15 @@ def inspection_pictures(found: Inspection, folder: Path) -> list[Path]:
 
 
 def _sizes(contents: list[CaseContent]) -> list[str]:
-    def counted(values) -> str:
+    def frequent(values) -> str:
         parts = [f"{value} ({count})" for value, count in Counter(values).most_common(3)]
         return ", ".join(parts)
 
     return [
         "",
-        "voxels       " + counted("x".join(map(str, c.shape)) for c in contents),
-        "spacing, mm  " + counted("x".join(f"{s:.3g}" for s in c.spacing) for c in contents),
-        "orientation  " + counted(c.orientation for c in contents),
+        "voxels       " + frequent("x".join(map(str, c.shape)) for c in contents),
+        "spacing, mm  " + frequent("x".join(f"{s:.3g}" for s in c.spacing) for c in contents),
+        "orientation  " + frequent(c.orientation for c in contents),
     ]
 
 

@@ -106,6 +106,10 @@ def case_rows(evaluation: Evaluation) -> list[list]:
     ]
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def plain(value):
     """Arrays as lists and NaN as None, for JSON."""
     if isinstance(value, np.ndarray):

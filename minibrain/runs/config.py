@@ -1,6 +1,6 @@
 """All that decides a run: its configuration, the presets' own, and how it is read again."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
@@ -14,8 +14,9 @@ from minibrain.files import read_json
 class Config:
     """All that decides a run.
 
-    `channels` and `every` choose what a 2D network sees. With `patch_size` a 3D network is trained
-    on patches and shown windows of that size, without it whole volumes.
+    A 2D network sees `channels`, all if None, of the slices z = 0, every, 2·every, ... of a volume.
+    With `patch_size` a 3D network is trained on patches and shown windows of that size,
+    without it whole volumes.
     """
 
     network: str
@@ -28,6 +29,7 @@ class Config:
     precision: str = "auto"
     seed: int = 1748
     recipe: str = "reference"
+    repair_nonfinite: bool = False
     channels: tuple[int, ...] | None = None
     every: int = 1
     patch_size: tuple[int, int, int] | None = None
@@ -39,6 +41,7 @@ class Config:
     phantom_seed: int = 0
 
 
+DEFAULTS = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
 REFERENCE_3D = Config("brain_3d", epochs=36, batch_size=2, learning_rate=1e-4)
 REFERENCE_2D = Config(
     "brain_2d",
@@ -100,8 +103,5 @@ def settled(config: Config) -> Config:
             raise InputError(f"{name}: got {found}, expected a finite number above 0")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed: got {config.seed}, expected 0 to {2**32 - 1}")
-    if config.patch_size is not None and config.channels is not None:
-        found = config.patch_size
-        raise InputError(f"patch_size: got {found} for slices, expected it for volumes only")
     device = find_device(config.device)
     return replace(config, device=device, precision=find_precision(config.precision, device))

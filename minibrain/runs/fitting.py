@@ -21,6 +21,7 @@ from minibrain.data.loader import batches
 from minibrain.errors import InputError
 from minibrain.models import UNet
 from minibrain.optimizers import Adam, HalveOnPlateau
+from minibrain.runs.config import DEFAULTS
 from minibrain.runs.environment import describe_environment
 from minibrain.runs.interruption import Interrupted, Interruption
 from minibrain.runs.run_folder import RunFolder
@@ -107,11 +108,14 @@ class Trainer:
             saved before stays
         """
         total = self.config["epochs"] * self._steps_in_epoch()
-        with Interruption() as interruption, tqdm(total=total, desc="train", unit="step") as bar:
+        bar = tqdm(total=total, desc="train", unit="step", disable=None)
+        with Interruption() as interruption, bar:
             try:
                 while self.progress.epoch < self.config["epochs"]:
                     self._train_epoch(interruption, bar)
                     self._end_epoch(interruption)
+                    if bar.disable:  # stderr is a log
+                        self._print_epoch()
                 interruption.check()
             except Interrupted as error:
                 self.save()
@@ -189,9 +193,14 @@ class Trainer:
         self.save(best=better)
         self.folder.record(progress.history)
 
+    def _print_epoch(self) -> None:
+        *_, row = self.progress.history
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        print(f"epoch {row['epoch']} of {self.config['epochs']}: {numbers}", flush=True)
+
     def _require_the_same(self, about: dict) -> None:
         """Refuse what would make the result wrong, warn of what changes its last bits."""
-        before, now = about["config"], self.config
+        before, now = DEFAULTS | about["config"], self.config  # which may be older than an option
         for name in sorted((before.keys() | now.keys()) - FREE):
             was, found = (json.dumps(config.get(name)) for config in (before, now))
             if was != found:

@@ -12,6 +12,7 @@ from minibrain.arrays import to_host
 from minibrain.data import phantom, prepare
 from minibrain.data.decathlon import open_task, read_case
 from minibrain.errors import InputError
+from minibrain.files import require_writable
 from minibrain.optimizers import Adam
 from minibrain.runs.config import CONFIGS
 from minibrain.study.page import write_page, write_record
@@ -51,7 +52,8 @@ def explain(
 
     Raises
     ------
-    InputError : an unknown network, task, case or device; a folder that is not there; steps below 0
+    InputError : an unknown network, task, case or device; a folder that is not there or cannot be
+        written to; steps below 0
     """
     path = Path(output)
     if network not in CONFIGS:
@@ -60,6 +62,7 @@ def explain(
         raise InputError(f"steps: got {steps}, expected 0 or more")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: cannot be written, expected a file in a folder that is there")
+    require_writable(path.parent)
     model = getattr(models, network)().to(device)
     case = load_case(data, CONFIGS[network].channels if model.rank == 2 else None, model.rank)
     trace, scene = _learn_and_trace(model, case, steps)
@@ -78,7 +81,7 @@ def _learn_and_trace(model, case: StudyCase, steps: int) -> tuple[Trace, dict[st
     optimizer = Adam(model.named_parameters(), learning_rate=2e-3)
     picture = slicer(case.depth)
     with threadpool_limits(limits=1, user_api="blas"):
-        for step in trange(steps, desc="train", unit="step"):
+        for step in trange(steps, desc="train", unit="step", disable=None):
             train_step(model, optimizer, case.images, case.labels, step)
         predicted = to_host(model.forward(to_model(case.images, model))[0]).argmax(axis=-1)
         trace = trace_step(model, optimizer, case.images, case.labels, steps, picture)

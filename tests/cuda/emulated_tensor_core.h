@@ -100,6 +100,11 @@ inline unsigned pack(float low, float high) {
     return emulation::rounded(low) | emulation::rounded(high) << 16;
 }
 
+inline float larger(float a, float b) {
+    if (a != a || b != b) return a + b;
+    return a == b ? (std::signbit(a) ? b : a) : a > b ? a : b;  // 0 is larger than -0
+}
+
 inline unsigned relu(unsigned word) {
     auto larger = [](unsigned bits) { return bits & 0x8000 && bits <= 0xff80 ? 0 : bits; };
     return larger(word & 0xffff) | larger(word >> 16) << 16;

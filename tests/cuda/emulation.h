@@ -270,6 +270,8 @@ template <class T> T __shfl_xor_sync(unsigned, T value, unsigned bits) {
 
 template <class T> T __ldg(const T *address) { return *address; }
 
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
+
 inline unsigned __float_as_uint(float value) {
     unsigned word;
     std::memcpy(&word, &value, sizeof word);

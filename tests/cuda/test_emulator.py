@@ -32,7 +32,7 @@ extern "C" __global__ void scale(float *x, Index size, double factor) {
 def launch(monkeypatch):
     """Launch a kernel of the source above, edited or not, in one schedule."""
     monkeypatch.setattr(loader, "source", lambda file: "using Index = long long;\n" + prelude)
-    common = (loader.SOURCES / "common.cuh").read_text()
+    common = loader.included("common.cuh")
     prelude = common.replace("using Index = long long;\n", "") + KERNELS
 
     def run(kernel, grid, block, arguments, shared_bytes=0, schedule=0, edit=None):

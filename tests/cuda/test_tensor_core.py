@@ -158,7 +158,9 @@ def check_transposed(case, schedule):
     with emulated(schedule):
         y = tensor_core.spread(on_device(x), given[0], geometry, given[1])
         dx = tensor_core.correlate(on_device(dy), given[0], geometry)
-        dw, dbias = tensor_core.transposed_gradients(on_device(dy), on_device(x), geometry)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(conv_tiles, "GRADIENT_BLOCKS", 8)  # of several steps
+            dw, dbias = tensor_core.transposed_gradients(on_device(dy), on_device(x), geometry)
     assert_right(y, lambda x, weight, bias: y_of(x, weight) + bias, x, weight, bias, length=inputs)
     assert_right(
         dx, lambda w, dy: dx_of(x.astype(float), w, dy), weight, dy, length=2**rank * outputs

@@ -29,12 +29,15 @@ def each(work: Callable, items: Iterable) -> list:
     results, left = [None] * len(items), deque(enumerate(items))
 
     def take_part():
-        while True:
-            try:
-                i, item = left.popleft()
-            except IndexError:
-                return
-            results[i] = work(item)
+        try:
+            while True:
+                try:
+                    i, item = left.popleft()
+                except IndexError:
+                    return
+                results[i] = work(item)
+        finally:
+            left.clear()  # after an error nobody begins another item
 
     with _turn, _blas().limit(limits=1):
         threads = thread_count()
@@ -43,7 +46,6 @@ def each(work: Callable, items: Iterable) -> list:
         try:
             take_part()
         finally:
-            left.clear()  # after an error nobody begins another item
             wait(others)
     for other in others:
         other.result()

@@ -32,19 +32,20 @@ extern "C" __global__ void softmax_forward(const Real *x, Real *y, Index voxels,
     x += voxel * channels;
     y += voxel * channels;
     float largest = x[0], sum = 0;
-    for (Index c = 1; c < channels; ++c) largest = fmaxf(largest, x[c]);
-    for (Index c = 0; c < channels; ++c) sum += expf(x[c] - largest);
-    for (Index c = 0; c < channels; ++c) y[c] = expf(x[c] - largest) / sum;
+    for (int c = 1; c < channels; ++c) largest = fmaxf(largest, x[c]);
+    for (int c = 0; c < channels; ++c) sum += expf(x[c] - largest);
+    float share = 1 / sum;
+    for (int c = 0; c < channels; ++c) y[c] = expf(x[c] - largest) * share;
 }
 
 extern "C" __global__ void softmax_backward(const Real *dy, const Real *y, Real *dx,
                                             Index voxels, Index channels) {
     Index voxel = global_thread();
     if (voxel >= voxels) return;
-    Index row = voxel * channels;
+    dy += voxel * channels, y += voxel * channels, dx += voxel * channels;
     float sum = 0;
-    for (Index c = row; c < row + channels; ++c) sum += dy[c] * y[c];
-    for (Index c = row; c < row + channels; ++c) dx[c] = y[c] * (dy[c] - sum);
+    for (int c = 0; c < channels; ++c) sum += dy[c] * y[c];
+    for (int c = 0; c < channels; ++c) dx[c] = y[c] * (dy[c] - sum);
 }
 
 extern "C" __global__ void dropout(const Real *x, Real *y, Index size, Dropout dropout) {

@@ -10,6 +10,7 @@ from minibrain.kernels.cuda import loader
 from minibrain.saved import DropoutSaved
 
 THREADS = 256  # of a block in elementwise kernels
+EACH = 8  # voxels of a thread in kernels that go over them, as in common.cuh
 LARGEST_SAMPLE = 2**31 - 1  # voxels; kernels number them in 32 bits
 LARGEST_GRID = 65535  # blocks along y and z
 
@@ -111,3 +112,17 @@ def ceil_divide(a: int, b: int) -> int:
 def blocks_for(elements: int) -> tuple[int]:
     """The grid of an elementwise kernel."""
     return (ceil_divide(elements, THREADS),)
+
+
+def rows_of(channels: int, width: int) -> tuple[int, int]:
+    """The block of a kernel that goes over voxels, see common.cuh: (threads that share a voxel's
+    channels, `width` each; rows)."""
+    threads = min(32, 1 << (ceil_divide(channels, width) - 1).bit_length())
+    return threads, THREADS // threads
+
+
+def launch_over_voxels(kernel: str, groups, voxels, channels, width, arguments, each=EACH):
+    """Run a kernel in which nothing is summed; it takes `arguments`, then voxels and channels."""
+    threads, rows = block = rows_of(channels, width)
+    grid = (ceil_divide(voxels, rows * each), ceil_divide(channels, threads * width), groups)
+    loader.launch(kernel, grid, block, [*arguments, voxels, channels])

@@ -1,7 +1,14 @@
 // What all kernels share. No CUDA header is included, so that NVRTC alone can compile them.
 //
-// Arrays are channels last and contiguous, but for a View. A voxel's number within its sample is an int (launchers
-// leave larger samples to the reference); whatever addresses memory is an Index of 64 bits.
+// Arrays are channels last and contiguous, but for a View. A voxel's number within its sample is an
+// int (launchers leave larger samples to the reference); whatever addresses memory is an Index, of
+// 64 bits.
+//
+// Memory is the limit of most kernels, but only just: an H200 issues 215 instructions of a thread
+// while it moves 32 bytes, eight values of bfloat16 in and out. A division of 64 bits takes 70 to
+// 100 of them, one of doubles as many, so neither is to be found where a thread does so for every
+// element.
+#include "tensor_core.cuh"
 
 using Index = long long;
 
@@ -11,10 +18,7 @@ struct bfloat16 {
     unsigned short bits;
 
     bfloat16() = default;
-    __device__ bfloat16(float value) {
-        unsigned word = __float_as_uint(value);
-        bits = value == value ? (word + 0x7fff + (word >> 16 & 1)) >> 16 : word >> 16 | 0x40;
-    }
+    __device__ bfloat16(float value) : bits(pack(value, 0)) {}
     __device__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
 
@@ -35,6 +39,22 @@ struct alignas(WIDTH * sizeof(T) % 8 ? sizeof(T) : WIDTH * sizeof(T) % 16 ? 8 : 
     __device__ const T &operator[](int i) const { return values[i]; }
 };
 
+template <int WIDTH, class T> __device__ inline Several<WIDTH, T> &several(T *first) {
+    return *reinterpret_cast<Several<WIDTH, T> *>(first);
+}
+
+template <int WIDTH, class T> __device__ inline const Several<WIDTH, T> &several(const T *first) {
+    return *reinterpret_cast<const Several<WIDTH, T> *>(first);
+}
+
+// Each rounded once.
+template <int WIDTH> __device__ inline void write(Real *first, const float (&values)[WIDTH]) {
+    Several<WIDTH> rounded;
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) rounded[j] = values[j];
+    several<WIDTH>(first) = rounded;
+}
+
 // An array, or some channels of a larger one where they lie: from a voxel to the next it is `pitch`
 // elements.
 struct View {
@@ -42,7 +62,7 @@ struct View {
     Index pitch;
 
     template <int WIDTH> __device__ const Several<WIDTH> &read(Index voxel, Index channel) const {
-        return *reinterpret_cast<const Several<WIDTH> *>(first + voxel * pitch + channel);
+        return several<WIDTH>(first + voxel * pitch + channel);
     }
 };
 
@@ -66,30 +86,42 @@ struct Position {
 };
 
 __device__ inline Position position_of(int number, const int (&size)[3]) {
-    return {number / size[2] / size[1], number / size[2] % size[1], number % size[2]};
+    unsigned n = number, row = n / size[2], plane = row / size[1];  // cheaper than with a sign
+    return {int(plane), int(row - plane * size[1]), int(n - row * size[2])};
 }
 
 __device__ inline int number_of(const Position &p, const int (&size)[3]) {
     return (p.axis[0] * size[1] + p.axis[1]) * size[2] + p.axis[2];
 }
 
-// The input voxel that a tap of the kernel meets at an output position, or -1 in the padding.
+// Along an axis: where a tap of the kernel meets the input at an output position, or -1 in the
+// padding; and where in the output it meets an input position, or -1 if there is none.
+__device__ inline int input_along(int a, int output, int tap, const Geometry &g) {
+    int input = g.stride[a] * output + g.dilation[a] * tap - g.padding[a];
+    return input >= 0 && input < g.input[a] ? input : -1;
+}
+
+__device__ inline int output_along(int a, int input, int tap, const Geometry &g) {
+    int distance = input + g.padding[a] - g.dilation[a] * tap;
+    unsigned stride = g.stride[a], output = distance / stride;
+    return distance >= 0 && distance == output * stride && output < g.output[a] ? output : -1;
+}
+
+// The voxel of the input, or of the output, that a tap of all axes meets so, or -1.
 __device__ inline int input_voxel(const Position &output, const Position &tap, const Geometry &g) {
     Position p;
     for (int a = 0; a < 3; ++a) {
-        p.axis[a] = g.stride[a] * output.axis[a] + g.dilation[a] * tap.axis[a] - g.padding[a];
-        if (p.axis[a] < 0 || p.axis[a] >= g.input[a]) return -1;
+        p.axis[a] = input_along(a, output.axis[a], tap.axis[a], g);
+        if (p.axis[a] < 0) return -1;
     }
     return number_of(p, g.input);
 }
 
-// The output position at which a tap of the kernel meets an input voxel, or -1 if there is none.
 __device__ inline int output_voxel(const Position &input, const Position &tap, const Geometry &g) {
     Position p;
     for (int a = 0; a < 3; ++a) {
-        int distance = input.axis[a] + g.padding[a] - g.dilation[a] * tap.axis[a];
-        p.axis[a] = distance / g.stride[a];
-        if (distance < 0 || distance % g.stride[a] || p.axis[a] >= g.output[a]) return -1;
+        p.axis[a] = output_along(a, input.axis[a], tap.axis[a], g);
+        if (p.axis[a] < 0) return -1;
     }
     return number_of(p, g.output);
 }
@@ -114,17 +146,29 @@ struct DropoutFactors {
                             d.step_place ? *d.step_place : d.step} {
         if (!d.threshold) return;  // all is kept
         unsigned k0 = unsigned(d.seed), k1 = unsigned(d.seed >> 32);
-        for (int round = 0; round < 10; ++round) {
-            unsigned long long p0 = words[0] * 0xD2511F53ull, p1 = words[2] * 0xCD9E8D57ull;
-            words[0] = unsigned(p1 >> 32) ^ words[1] ^ k0, words[1] = unsigned(p1);
-            words[2] = unsigned(p0 >> 32) ^ words[3] ^ k1, words[3] = unsigned(p0);
+        for (int round = 0; round < 10; ++round) {  // two products, of 64 bits each
+            unsigned low0 = words[0] * 0xD2511F53, high0 = __umulhi(words[0], 0xD2511F53);
+            unsigned low1 = words[2] * 0xCD9E8D57, high1 = __umulhi(words[2], 0xCD9E8D57);
+            words[0] = high1 ^ words[1] ^ k0, words[1] = low1;
+            words[2] = high0 ^ words[3] ^ k1, words[3] = low0;
             k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         }
     }
 
-    __device__ float operator[](int i) const {
-        unsigned random = words[i / 2] >> (i % 2 * 16) & 0xffff;
-        return random >= dropout.threshold ? dropout.scale : 0;
+    __device__ float operator[](int i) const {  // what lies below the 16 bits decides nothing
+        unsigned random = i % 2 ? words[i / 2] : words[i / 2] << 16;
+        return random >= dropout.threshold << 16 ? dropout.scale : 0;
+    }
+};
+
+// Of WIDTH channels of a group, in registers: normalised, a value is (x - centre) scale + shift.
+template <int WIDTH> struct Lines {
+    float centre[WIDTH], scale[WIDTH], shift[WIDTH];
+
+    template <class T>
+    __device__ void normalize(float (&values)[WIDTH], const Several<WIDTH, T> &x) const {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) values[j] = fmaf(x[j] - centre[j], scale[j], shift[j]);
     }
 };
 
@@ -135,65 +179,97 @@ struct Pending {
     const float *lines;  // (samples, channels, 3): centre, scale, shift
     Dropout dropout;
 
-    // WIDTH channels of one voxel before ReLU and dropout.
-    template <int WIDTH, class T>
-    __device__ void normalize(float (&values)[WIDTH], const Several<WIDTH, T> &raw,
-                              Index line) const {
-        using Lines = Several<3 * WIDTH, float>;
-        Lines l = *reinterpret_cast<const Lines *>(lines + 3 * line);
+    // The lines of WIDTH channels, for as many voxels as are to come. Zeros, where there are none.
+    template <int WIDTH> __device__ Lines<WIDTH> read(Index line) const {
+        Lines<WIDTH> result = {};
+        if (!lines) return result;
+        Several<3 * WIDTH, float> values = several<3 * WIDTH>(lines + 3 * line);
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j)
-            values[j] = fmaf(raw[j] - l[3 * j], l[3 * j + 1], l[3 * j + 2]);
+        for (int j = 0; j < WIDTH; ++j) {
+            result.centre[j] = values[3 * j];
+            result.scale[j] = values[3 * j + 1];
+            result.shift[j] = values[3 * j + 2];
+        }
+        return result;
     }
 
-    // The same after them; i is the number of the first element in the array.
+    // i is the number of the first element in the array.
     template <int WIDTH, class T>
     __device__ void activate(float (&values)[WIDTH], const Several<WIDTH, T> &raw, Index i,
-                             Index line) const {
-        normalize(values, raw, line);
-        DropoutFactors factors(dropout, i / 8);
-        int first = WIDTH == 8 ? 0 : i % 8;
+                             const Lines<WIDTH> &own) const {
+        own.normalize(values, raw);
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j)  // NaN stays NaN
-            values[j] = values[j] < 0 ? 0 : values[j] * factors[first + j];
+        for (int j = 0; j < WIDTH; ++j) values[j] = larger(values[j], 0);
+        drop(values, i);
     }
 
     // The same in place, rounded once; without lines nothing happens.
     template <int WIDTH, class T>
-    __device__ void activate(Several<WIDTH, T> &values, Index i, Index line) const {
+    __device__ void activate(Several<WIDTH, T> &values, Index i, const Lines<WIDTH> &own) const {
         if (!lines) return;
         float activations[WIDTH];
-        activate(activations, values, i, line);
+        activate(activations, values, i, own);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) values[j] = activations[j];
     }
+
+    // Dropout alone; forward and backward do the same.
+    template <int WIDTH> __device__ void drop(float (&values)[WIDTH], Index i) const {
+        if (!dropout.threshold) return;
+        DropoutFactors factors(dropout, i / 8);
+        int first = WIDTH == 8 ? 0 : i % 8;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) values[j] *= factors[first + j];
+    }
 };
 
-// Sums over voxels, for every channel and in a fixed order: first within this block's share.
+// How kernels go over arrays (groups, voxels, channels) without a division: the grid is (parts of
+// the voxels, channels / blockDim.x / WIDTH, groups), and threads are (channels / WIDTH, rows). Row
+// r takes every blockDim.y-th voxel of the block's part, and a thread always the same channels.
+template <int WIDTH> __device__ int own_channel() {
+    return WIDTH * (blockIdx.y * blockDim.x + threadIdx.x);
+}
+
+constexpr int EACH = 8;  // voxels of a thread, where nothing is summed
+
+template <class Visit> __device__ void each_voxel(Index voxels, Visit visit) {
+    Index voxel = blockIdx.x * (Index)(EACH * blockDim.y) + threadIdx.y;
+    for (int i = 0; i < EACH && voxel < voxels; ++i, voxel += blockDim.y) visit(voxel);
+}
+
+// Sums over voxels, for every channel and in a fixed order: first within this block's share, for
+// which add(voxel, sums) adds to `quantities` sums of the thread's channels. The block writes
+// partial[quantity, group, part, channel]; kernels of columns add the parts up, see parts.cuh.
 //
-// The grid is (parts, channels / blockDim.x / WIDTH, groups); threads are (channels / WIDTH, rows),
-// and row r takes every blockDim.y-th voxel of the share. add(voxel, channel, sums) adds to
-// `quantities` sums of WIDTH channels; the block writes partial[quantity, group, part, channel],
-// and reduce.cu adds the parts up.
+// FEW voxels are summed in float: a conversion to double takes as long as eight additions. What is
+// lost to that are FEW roundings of 2^-24, however many voxels there are.
+constexpr int FEW = 8;
+
 template <int quantities, int WIDTH = 1, class Add>
 __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add add) {
-    int length = blockDim.x * WIDTH, first = blockIdx.y * length;
-    int mine = threadIdx.x * WIDTH, threads = blockDim.x * blockDim.y;
-    Index share = ceil_divide(voxels, gridDim.x), begin = blockIdx.x * share;
-    Index end = min(begin + share, voxels);
-    double sums[quantities * WIDTH] = {};
-    if (first + mine < channels)
-        for (Index voxel = begin + threadIdx.y; voxel < end; voxel += blockDim.y)
-            add(voxel, first + mine, sums);
-    for (int i = 0; i < quantities * WIDTH; ++i)
-        shared_memory[(threadIdx.y * quantities + i / WIDTH) * length + mine + i % WIDTH] = sums[i];
+    constexpr int SUMS = quantities * WIDTH;
+    int length = blockDim.x * WIDTH, first = blockIdx.y * length, rows = blockDim.y;
+    int mine = threadIdx.x * WIDTH, threads = blockDim.x * rows;
+    Index share = ceil_divide(voxels, gridDim.x), begin = blockIdx.x * share + threadIdx.y;
+    Index end = min(blockIdx.x * share + share, voxels);
+    int count = first + mine < channels && begin < end ? int(end - begin - 1) / rows + 1 : 0;
+    double sums[SUMS] = {};
+    for (int i = 0; i < count; i += FEW) {
+        float few[SUMS] = {};
+#pragma unroll 2
+        for (int k = i; k < min(i + FEW, count); ++k) add(begin + (Index)k * rows, few);
+#pragma unroll
+        for (int j = 0; j < SUMS; ++j) sums[j] += few[j];
+    }
+#pragma unroll
+    for (int j = 0; j < SUMS; ++j)
+        shared_memory[(threadIdx.y * quantities + j / WIDTH) * length + mine + j % WIDTH] = sums[j];
     __syncthreads();
     for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < quantities * length; i += threads) {
         int q = i / length, channel = first + i % length;
         if (channel >= channels) continue;
         double sum = 0;
-        for (int row = 0; row < blockDim.y; ++row)
-            sum += shared_memory[row * quantities * length + i];
+        for (int row = 0; row < rows; ++row) sum += shared_memory[row * quantities * length + i];
         Index part = ((Index)q * gridDim.z + blockIdx.z) * gridDim.x + blockIdx.x;
         partial[part * channels + channel] = sum;
     }

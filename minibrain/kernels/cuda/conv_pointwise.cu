@@ -5,8 +5,9 @@
 //   weight_gradient   dw[c,o] = sum_v x[v,c] dy[v,o],  dbias[o] = sum_v dy[v,o]
 //
 // Memory is the limit, so there are no tensor cores here, only loads of 16 bytes: eight channels,
-// an octet; what is pending is activated in registers. Inputs are whole octets, outputs at most MOST. Architectures: sm_80, sm_90. Predicted
-// for an H200, 16 to 4 channels at 2x160x160x128: 0.26 GB and 0.06 ms each.
+// an octet; what is pending is activated in registers. Inputs are whole octets, outputs at most
+// MOST. Grids have the samples along z. Architectures: sm_80, sm_90. Predicted for an H200, 16 to 4
+// channels at 2x160x160x128: 0.26 GB and 0.06 ms each.
 #include "octets.cuh"
 
 constexpr int THREADS = 256, MOST = 4;
@@ -14,8 +15,7 @@ constexpr int THREADS = 256, MOST = 4;
 // A thread computes one voxel. Moves x and y once; the weights wait in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS)
 correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *weight,
-          const float *bias, bfloat16 *y, Index voxels, Index voxels_each, Index inputs,
-          Index outputs) {
+          const float *bias, bfloat16 *y, Index voxels, Index inputs, Index outputs) {
     Pending pending = {lines, dropout};
     float(*w)[MOST] = reinterpret_cast<float(*)[MOST]>(shared_memory);
     for (int i = threadIdx.x; i < inputs * MOST; i += THREADS)
@@ -23,12 +23,13 @@ correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *w
     __syncthreads();
     Index voxel = global_thread();
     if (voxel >= voxels) return;
+    voxel += blockIdx.z * voxels;
     float sums[MOST];
     for (int o = 0; o < MOST; ++o) sums[o] = bias && o < outputs ? bias[o] : 0;
     for (int c = 0; c < inputs; c += 8) {
-        Octet octet = load_octet(x + voxel * inputs + c);
-        Index line = voxel / voxels_each * inputs + c;
-        if (lines) activate_octet(&octet, pending, voxel * inputs + c, line);
+        Index at = voxel * inputs + c;
+        Octet octet = load_octet(x + at);
+        if (lines) activate_octet(&octet, pending, at, blockIdx.z * inputs + c);
 #pragma unroll
         for (int i = 0; i < 8; ++i)
 #pragma unroll
@@ -39,41 +40,52 @@ correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *w
         if (o < outputs) y[voxel * outputs + o] = sums[o];
 }
 
-// A thread computes one octet. Moves y once for each octet of x (from cache), x once.
+// A thread computes one octet of several voxels, see common.cuh, and keeps its weights. Moves y
+// once for each octet of x (from cache), x once.
 extern "C" __global__ void __launch_bounds__(THREADS)
-spread(const bfloat16 *y, const float *weight, const float *bias, bfloat16 *x, Index voxels,
-       Index inputs, Index outputs) {
-    Index octet = global_thread(), octets = inputs / 8;
-    if (octet >= voxels * octets) return;
-    int c = octet % octets * 8;
-    float sums[8];
+spread(const bfloat16 *y, const float *weight, const float *bias, bfloat16 *x, Index outputs,
+       Index voxels, Index inputs) {
+    int c = own_channel<8>();
+    if (c >= inputs) return;
+    float w[MOST][8], start[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sums[i] = bias ? bias[c + i] : 0;
-    for (int o = 0; o < outputs; ++o) {
-        float value = y[octet / octets * outputs + o];
+    for (int i = 0; i < 8; ++i) {
+        start[i] = bias ? bias[c + i] : 0;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sums[i] += value * weight[(c + i) * outputs + o];
+        for (int o = 0; o < MOST; ++o) w[o][i] = o < outputs ? weight[(c + i) * outputs + o] : 0;
     }
-    store_octet(x + 8 * octet, sums);
+    each_voxel(voxels, [&](Index voxel) {
+        float sums[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums[i] = start[i];
+#pragma unroll
+        for (int o = 0; o < MOST; ++o) {
+            float value = o < outputs ? float(y[voxel * outputs + o]) : 0;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sums[i] += value * w[o][i];
+        }
+        store_octet(x + voxel * inputs + c, sums);
+    });
 }
 
 // A thread sums one octet of every THREADS / octets-th voxel of its block's share; then the threads
-// of an octet are added up, in order, to partial[part][c, and dbias behind the last][o].
-// Moves x once, dy once for each octet (from cache). Grid: (parts).
+// of an octet are added up, in order, to partial[sample][part][c, and dbias behind the last][o].
+// Moves x once, dy once for each octet (from cache). Grid: (parts, 1, samples).
 extern "C" __global__ void __launch_bounds__(THREADS)
 weight_gradient(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
-                float *partial, Index voxels, Index voxels_each, Index inputs, Index outputs,
-                Index share) {
+                float *partial, Index voxels, Index inputs, Index outputs, Index share) {
     Pending pending = {lines, dropout};
     float(*lanes)[9 * MOST] = reinterpret_cast<float(*)[9 * MOST]>(shared_memory);
     int octets = inputs / 8, rows = THREADS / octets, c = threadIdx.x % octets * 8;
-    Index begin = blockIdx.x * share, end = min(begin + share, voxels);
+    Index sample = blockIdx.z * voxels, begin = blockIdx.x * share;
+    Index end = sample + min(begin + share, voxels);
+    Lines<8> own = pending.read<8>(blockIdx.z * inputs + c);
     float sums[9][MOST] = {};  // the last is of dy alone
     if (threadIdx.x < rows * octets)
-        for (Index voxel = begin + threadIdx.x / octets; voxel < end; voxel += rows) {
-            Octet octet = load_octet(x + voxel * inputs + c);
-            Index line = voxel / voxels_each * inputs + c;
-            if (lines) activate_octet(&octet, pending, voxel * inputs + c, line);
+        for (Index voxel = sample + begin + threadIdx.x / octets; voxel < end; voxel += rows) {
+            Index at = voxel * inputs + c;
+            Octet octet = load_octet(x + at);
+            pending.activate(octet, at, own);
 #pragma unroll
             for (int o = 0; o < MOST; ++o) {
                 float value = o < outputs ? float(dy[voxel * outputs + o]) : 0;
@@ -85,11 +97,12 @@ weight_gradient(const bfloat16 *x, const float *lines, Dropout dropout, const bf
 #pragma unroll
     for (int i = 0; i < 9 * MOST; ++i) lanes[threadIdx.x][i] = sums[i / MOST][i % MOST];
     __syncthreads();
+    partial += (blockIdx.z * gridDim.x + blockIdx.x) * (inputs + 1) * outputs;
     for (int i = threadIdx.x; i < (inputs + 1) * outputs; i += THREADS) {
-        int row = i / outputs, o = i % outputs;
+        int row = i / int(outputs), o = i % int(outputs);
         int octet = row < inputs ? row / 8 : 0, at = (row < inputs ? row % 8 : 8) * MOST + o;
         float sum = 0;
         for (int r = 0; r < rows; ++r) sum += lanes[r * octets + octet][at];
-        partial[blockIdx.x * (inputs + 1) * outputs + i] = sum;
+        partial[i] = sum;
     }
 }

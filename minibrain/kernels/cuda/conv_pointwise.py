@@ -12,6 +12,7 @@ from minibrain.kernels.cuda.arguments import (
     blocks_for,
     ceil_divide,
     contiguous,
+    launch_over_voxels,
 )
 from minibrain.kernels.cuda.reduce import add_parts
 from minibrain.kernels.cuda.unwritten import pending_arguments
@@ -26,11 +27,11 @@ def correlate(x, weight, geometry, bias=None):
         return None
     x, *pending = pending_arguments(x)
     (weight,) = contiguous(weight)
-    voxels = prod(x.shape[:-1])
+    voxels = prod(x.shape[1:-1])
     y = array_module(x).empty((*x.shape[:-1], outputs), x.dtype)
-    arguments = [x, *pending, weight, bias, y, voxels, voxels // len(x), inputs, outputs]
-    shared_bytes, name = 4 * MOST_OUTPUTS * inputs, "conv_pointwise.correlate"
-    loader.launch(name, blocks_for(voxels), (THREADS,), arguments, shared_bytes)
+    arguments = [x, *pending, weight, bias, y, voxels, inputs, outputs]
+    grid, shared_bytes = (*blocks_for(voxels), 1, len(x)), 4 * MOST_OUTPUTS * inputs
+    loader.launch("conv_pointwise.correlate", grid, (THREADS,), arguments, shared_bytes)
     return y
 
 
@@ -39,10 +40,9 @@ def spread(y, weight, geometry, bias=None):
     if not _fits(geometry, inputs, outputs):
         return None
     y, weight = contiguous(y, weight)
-    voxels = prod(y.shape[:-1])
     x = array_module(y).empty((*y.shape[:-1], inputs), y.dtype)
-    arguments = [y, weight, bias, x, voxels, inputs, outputs]
-    loader.launch("conv_pointwise.spread", blocks_for(x.size // 8), (THREADS,), arguments)
+    voxels, arguments = prod(y.shape[:-1]), [y, weight, bias, x, outputs]
+    launch_over_voxels("conv_pointwise.spread", 1, voxels, inputs, 8, arguments)
     return x
 
 
@@ -52,13 +52,13 @@ def gradients(x, dy, geometry):
         return None
     x, *pending = pending_arguments(x)
     (dy,) = contiguous(dy)
-    voxels = prod(x.shape[:-1])
-    share = max(THREADS, ceil_divide(voxels, GRADIENT_BLOCKS))
+    voxels = prod(x.shape[1:-1])
+    share = max(THREADS, ceil_divide(voxels * len(x), GRADIENT_BLOCKS))
     parts = ceil_divide(voxels, share)
-    partial = array_module(x).empty((parts, inputs + 1, outputs), np.float32)
-    arguments = [x, *pending, dy, partial, voxels, voxels // len(x), inputs, outputs, share]
-    shared_bytes = 4 * THREADS * 9 * MOST_OUTPUTS
-    loader.launch("conv_pointwise.weight_gradient", (parts,), (THREADS,), arguments, shared_bytes)
+    partial = array_module(x).empty((len(x) * parts, inputs + 1, outputs), np.float32)
+    arguments = [x, *pending, dy, partial, voxels, inputs, outputs, share]
+    grid, shared_bytes = (parts, 1, len(x)), 4 * THREADS * 9 * MOST_OUTPUTS
+    loader.launch("conv_pointwise.weight_gradient", grid, (THREADS,), arguments, shared_bytes)
     sums = add_parts(partial, 0)
     return sums[:-1].reshape(*geometry.kernel_size, inputs, outputs), sums[-1]
 

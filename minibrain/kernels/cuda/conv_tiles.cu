@@ -7,7 +7,6 @@
 // For many channels, where the products are the limit. Tiles of both matrices go through a ring of
 // STAGES in shared memory: while one is used, those behind it are on their way. Voxels lie in
 // octets of channels, as in planes.cuh. Architectures: sm_80, sm_90.
-#include "tensor_core.cuh"
 
 constexpr int THREADS = 128, STAGES = 4, STEP = 32;
 
@@ -21,6 +20,18 @@ struct Row {
     __device__ Row(int number, int total, const Geometry &g)
         : sample(number / g.output_voxels()),
           position(position_of(number % g.output_voxels(), g.output)), there(number < total) {}
+
+    // As many positions further as `step` is from the first: digits are added, without a division.
+    __device__ void advance(const Row &step, const Geometry &g) {
+        bool carry = false;
+#pragma unroll
+        for (int a = 2; a >= 0; --a) {
+            position.axis[a] += step.position.axis[a] + carry;
+            carry = position.axis[a] >= g.output[a];
+            if (carry) position.axis[a] -= g.output[a];
+        }
+        sample += step.sample + carry;
+    }
 };
 
 // correlate and scatter: a block computes 32 M positions x 32 N outputs, each of its 4 warps 16 M x
@@ -45,32 +56,40 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
     int from_voxels = scatter ? g.output_voxels() : g.input_voxels();
 
     Row rows[M];  // that this thread copies an octet of
+    Index offsets[M] = {};  // of what they take with the tap at hand; -1 for nothing
 #pragma unroll
     for (int i = 0; i < M; ++i) rows[i] = Row(first + threadIdx.x / 4 + 32 * i, total, g);
+    int tile = blockIdx.y * 2 * N + threadIdx.x / 64, tiles = ceil_divide(outputs, 16);
+    Index fragments = 32 * (Index)taps * (inputs / 16);  // of all rows for 16 outputs
+    packed += tile * fragments + 32 * taps * (threadIdx.x / 32 % 2) + lane;
 
+    int tap = 0, chunk = 0;  // of the step that is copied next
     auto copy = [&](int step) {
-        int tap = step / chunks, channel = step % chunks * STEP;
-        char *stage = stages + step % STAGES * BYTES;
-        uint4 *weights = reinterpret_cast<uint4 *>(stage + STEP / 8 * PITCH);
-        Position k = position_of(tap, g.kernel);
         int octet = threadIdx.x % 4;
+        char *stage = stages + step % STAGES * BYTES;
+        if (chunk == 0) {
+            Position k = position_of(tap, g.kernel);
 #pragma unroll
-        for (int i = 0; i < M; ++i) {
-            const Row &row = rows[i];
-            int source = scatter ? number_of(row.position, g.output)
-                                 : input_voxel(row.position, k, g);
-            bool here = row.there && source >= 0;
-            Index voxel = here ? (Index)row.sample * from_voxels + source : 0;
-            copy_16_bytes(stage + octet * PITCH + 16 * (threadIdx.x / 4 + 32 * i),
-                          x + voxel * inputs + channel + 8 * octet, here);
+            for (int i = 0; i < M; ++i) {
+                const Row &row = rows[i];
+                int source = scatter ? number_of(row.position, g.output)
+                                     : input_voxel(row.position, k, g);
+                bool here = row.there && source >= 0;
+                offsets[i] = here ? ((Index)row.sample * from_voxels + source) * inputs : -1;
+            }
         }
-        int tiles = ceil_divide(outputs, 16);
-        for (int i = threadIdx.x; i < FRAGMENTS; i += THREADS) {
-            int tile = blockIdx.y * 2 * N + i / 64, row = channel / 16 + i / 32 % 2;
-            bool here = tile < tiles;
-            Index matrix = ((Index)(here ? tile : 0) * (inputs / 16) + row) * taps + tap;
-            copy_16_bytes(weights + i, packed + matrix * 32 + lane, here);
-        }
+        const bfloat16 *from = x + chunk * STEP + 8 * octet;
+        char *to = stage + octet * PITCH + 16 * (threadIdx.x / 4);
+#pragma unroll
+        for (int i = 0; i < M; ++i)
+            copy_16_bytes(to + 16 * 32 * i, from + max(offsets[i], (Index)0), offsets[i] >= 0);
+        uint4 *weights = reinterpret_cast<uint4 *>(stage + STEP / 8 * PITCH) + threadIdx.x;
+        const uint4 *fragment = packed + 32 * (STEP / 16 * chunk * taps + tap);
+#pragma unroll
+        for (int i = 0; i < N; ++i, fragment += 2 * fragments)
+            copy_16_bytes(weights + i * THREADS, tile + 2 * i < tiles ? fragment : packed,
+                          tile + 2 * i < tiles);
+        if (++chunk == chunks) chunk = 0, ++tap;
     };
 
     float sums[M][N][2][4] = {};
@@ -175,22 +194,26 @@ weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *partial, float *su
     int steps = end > begin ? ceil_divide(end - begin, STEP) : 0;
     Position tap = position_of(blockIdx.y, geometry.kernel);
 
+    constexpr int ROWS = STEP * 8 / THREADS;  // that this thread copies an octet of
+    int octet = threadIdx.x % 8, number = begin + threadIdx.x / 8;
+    bool in_c = first_c + 8 * octet < inputs, in_o = first_o + 8 * octet < outputs;
+    x += in_c ? first_c + 8 * octet : 0, dy += in_o ? first_o + 8 * octet : 0;
+    Row step_row(STEP, total, geometry), rows[ROWS];
+    for (int i = 0; i < ROWS; ++i) rows[i] = Row(number + THREADS / 8 * i, total, geometry);
+
     auto copy = [&](int step) {
-        char *stage = stages + step % STAGES * 2 * TILE_BYTES;
-        int octet = threadIdx.x % 8;
+        char *to = stages + step % STAGES * 2 * TILE_BYTES + octet * PITCH + 16 * (threadIdx.x / 8);
 #pragma unroll
-        for (int row = threadIdx.x / 8; row < STEP; row += THREADS / 8) {
-            int number = begin + step * STEP + row;
-            Row position(number, end, geometry);
-            int source = input_voxel(position.position, tap, geometry);
-            bool here_x = position.there && source >= 0 && first_c + 8 * octet < inputs;
-            bool here_dy = position.there && first_o + 8 * octet < outputs;
-            Index voxel = (Index)position.sample * geometry.input_voxels() + source;
-            copy_16_bytes(stage + octet * PITCH + 16 * row,
-                          x + (here_x ? voxel * inputs + first_c + 8 * octet : 0), here_x);
-            copy_16_bytes(stage + TILE_BYTES + octet * PITCH + 16 * row,
-                          dy + (here_dy ? number * outputs + first_o + 8 * octet : 0), here_dy);
+        for (int i = 0; i < ROWS; ++i, to += 16 * (THREADS / 8)) {
+            Index at = number + THREADS / 8 * i;
+            int source = input_voxel(rows[i].position, tap, geometry);
+            bool here_x = at < end && source >= 0 && in_c, here_dy = at < end && in_o;
+            Index voxel = (Index)rows[i].sample * geometry.input_voxels() + source;
+            copy_16_bytes(to, x + (here_x ? voxel * inputs : 0), here_x);
+            copy_16_bytes(to + TILE_BYTES, dy + (here_dy ? at * outputs : 0), here_dy);
+            rows[i].advance(step_row, geometry);
         }
+        number += STEP;
     };
 
     float sums[2][2][2][4] = {}, x_sums[2][4] = {};

@@ -9,7 +9,6 @@
 // The weight of (tap, row, column) is weight[tap, row, column]; of the adjoint it is weight[tap,
 // column, row], and of the mirrored kernel that of tap taps - 1 - tap. One thread writes a lane's
 // 16 bytes; moves the weights once, which are few. Architectures: sm_80, sm_90.
-#include "tensor_core.cuh"
 
 extern "C" __global__ void pack_weights(const float *weight, unsigned *packed, Index taps,
                                         Index rows, Index columns, Index size, Index adjoint,

@@ -22,8 +22,6 @@ from minibrain.files import replacing
 
 SOURCES = Path(__file__).parent
 MOST_SHARED_BYTES = 8  # the driver's number of a kernel's attribute
-INLINE_PTX = "tensor_core.cuh"
-INLINE_PTX_NEEDS = 80  # of an architecture
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 OPTIONS = ("-std=c++17", "-default-device")
 DIGEST_SIZE = hashlib.sha256().digest_size
@@ -119,19 +117,14 @@ def cubin(file: str, real: str, architecture: str) -> bytes:
     path = _cache_folder() / f"{file}-{real}-{architecture}-{digest}.cubin"
     code = _read(path)
     if code is None:
-        _require_architecture(architecture, file, compiler)
+        _require_architecture(architecture, compiler)
         code, _ = compiler.compile(source(file), f"{file}.cu", options)
         _keep(path, code)
     return code
 
 
-def _require_architecture(architecture: str, file: str, compiler: "Compiler") -> None:
+def _require_architecture(architecture: str, compiler: "Compiler") -> None:
     number, known = int(architecture.removeprefix("sm_")), compiler.architectures
-    if INLINE_PTX in source(file) and number < INLINE_PTX_NEEDS:
-        raise InputError(
-            f"precision bf16 needs a GPU of sm_{INLINE_PTX_NEEDS} or later, this one "
-            f"is {architecture}; choose fp32"
-        )
     if number not in known:
         version = ".".join(map(str, compiler.version))
         raise InputError(

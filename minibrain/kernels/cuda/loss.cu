@@ -1,36 +1,37 @@
 // Cross-entropy and soft Dice of logits z, with p = softmax(z) and t the one-hot labels. A label
 // outside [0, channels) belongs to no class: not every voxel is counted then, and the loss is NaN.
 //
-//   forward    log_softmax writes p and log p (which may be null);
+//   forward    log_softmax writes p and, where it is wanted, log p of each voxel's label;
 //              sum_loss adds, for every class, -t log p, p t, p and t; finish_loss ends it.
-//   backward   one pass each, from what forward saved.
+//   backward   one pass, from what forward saved; before it dice_slopes, for each class.
 //
-// Moves: forward z once, log p and p twice; backward p and dz once, labels always.
-// One thread writes each voxel's channels; the sums are cut as sum_over_voxels says.
+// Moves: forward z once, p and log p twice; backward p and dz once; labels every time. One thread
+// writes each voxel's channels, but where threads go over voxels as common.cuh says.
 
-extern "C" __global__ void log_softmax(const Real *logits, float *log_p, float *p, Index voxels,
-                                       Index channels) {
+extern "C" __global__ void log_softmax(const Real *logits, const int *labels, float *log_p,
+                                       float *p, Index voxels, Index channels) {
     Index voxel = global_thread();
     if (voxel >= voxels) return;
-    Index row = voxel * channels, end = row + channels;
-    float largest = logits[row], sum = 0;
-    for (Index i = row; i < end; ++i) largest = fmaxf(largest, logits[i]);
-    for (Index i = row; i < end; ++i) sum += expf(logits[i] - largest);
-    float log_sum = logf(sum);
-    for (Index i = row; i < end; ++i) {
-        if (log_p) log_p[i] = logits[i] - largest - log_sum;
-        p[i] = expf(logits[i] - largest) / sum;
-    }
+    logits += voxel * channels, p += voxel * channels;
+    float largest = logits[0], sum = 0;
+    for (int c = 1; c < channels; ++c) largest = fmaxf(largest, logits[c]);
+    for (int c = 0; c < channels; ++c) sum += expf(logits[c] - largest);
+    float share = 1 / sum;
+    for (int c = 0; c < channels; ++c) p[c] = expf(logits[c] - largest) * share;
+    int label = labels[voxel];
+    if (log_p && label >= 0 && label < channels)
+        log_p[voxel] = logits[label] - largest - logf(sum);
 }
 
 // Quantities: 0 the sum of -t log p, 1 of p t, 2 of p, 3 of t.
 extern "C" __global__ void sum_loss(const float *log_p, const float *p, const int *labels,
                                     Index voxels, Index channels, double *partial) {
-    Index group = blockIdx.z * voxels;
-    sum_over_voxels<4>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
-        Index i = (group + voxel) * channels + channel;
-        bool t = labels[group + voxel] == channel;
-        if (log_p && t) sums[0] -= log_p[i];
+    int channel = own_channel<1>();
+    sum_over_voxels<4>(voxels, channels, partial, [&](Index voxel, float *sums) {
+        voxel += blockIdx.z * voxels;
+        Index i = voxel * channels + channel;
+        bool t = labels[voxel] == channel;
+        if (log_p && t) sums[0] -= log_p[voxel];
         if (t) sums[1] += p[i];
         sums[2] += p[i];
         sums[3] += t;
@@ -57,31 +58,37 @@ extern "C" __global__ void finish_loss(const double *sums, double *overlap, doub
 
 // dz = scale (p - t)
 extern "C" __global__ void cross_entropy_backward(const float *p, const int *labels, float *dz,
-                                                  Index size, Index channels, double scale) {
-    Index i = global_thread();
-    if (i >= size) return;
-    float t = labels[i / channels] == i % channels;
-    dz[i] = (p[i] - t) * float(scale);
+                                                  double scale, Index voxels, Index channels) {
+    int channel = own_channel<1>();
+    if (channel >= channels) return;
+    each_voxel(voxels, [&](Index voxel) {
+        Index i = voxel * channels + channel;
+        dz[i] = (p[i] - (labels[voxel] == channel)) * float(scale);
+    });
 }
 
-// dz = cce_scale (p - t), plus dp = dice_scale (overlap / total^2 - 2 t / total) through softmax.
+// The gradient dp of the Dice loss, times scale, is overlap / total^2 - 2 t / total: two slopes for
+// each of the `size` groups and classes.
+extern "C" __global__ void dice_slopes(const double *overlap, const double *total, float *slopes,
+                                       Index size, double scale) {
+    Index i = global_thread();
+    if (i >= size) return;
+    slopes[2 * i] = scale * overlap[i] / (total[i] * total[i]);
+    slopes[2 * i + 1] = scale * 2 / total[i];
+}
+
+// dz = cce_scale (p - t), plus dp through softmax. The grid is (voxels of a group, 1, groups).
 extern "C" __global__ void cce_dice_backward(const float *p, const int *labels,
-                                             const double *overlap, const double *total, float *dz,
-                                             Index voxels, Index voxels_of_group, Index channels,
-                                             double cce_scale, double dice_scale) {
+                                             const float *slopes, float *dz, Index voxels,
+                                             Index channels, double cce_scale) {
     Index voxel = global_thread();
     if (voxel >= voxels) return;
-    Index row = voxel * channels, label = labels[voxel];
-    overlap += voxel / voxels_of_group * channels;
-    total += voxel / voxels_of_group * channels;
-    auto dp = [&](Index c) {
-        double toward_label = c == label ? 2 / total[c] : 0;
-        return float(dice_scale * (overlap[c] / (total[c] * total[c]) - toward_label));
-    };
+    voxel += blockIdx.z * voxels;
+    p += voxel * channels, dz += voxel * channels, slopes += 2 * blockIdx.z * channels;
+    int label = labels[voxel];
+    auto dp = [&](int c) { return slopes[2 * c] - (c == label ? slopes[2 * c + 1] : 0); };
     float mean = 0;
-    for (Index c = 0; c < channels; ++c) mean += dp(c) * p[row + c];
-    for (Index c = 0; c < channels; ++c) {
-        float cross_entropy = float(cce_scale) * (p[row + c] - (c == label));
-        dz[row + c] = cross_entropy + p[row + c] * (dp(c) - mean);
-    }
+    for (int c = 0; c < channels; ++c) mean += dp(c) * p[c];
+    for (int c = 0; c < channels; ++c)
+        dz[c] = float(cce_scale) * (p[c] - (c == label)) + p[c] * (dp(c) - mean);
 }

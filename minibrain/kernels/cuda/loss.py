@@ -13,6 +13,7 @@ from minibrain.kernels.cuda.arguments import (
     THREADS,
     blocks_for,
     contiguous,
+    launch_over_voxels,
     supported,
 )
 from minibrain.kernels.cuda.reduce import sums_over_voxels
@@ -32,8 +33,8 @@ def cross_entropy_backward(dloss, saved: CrossEntropySaved):
         return NotImplemented
     p, labels = contiguous(p, _int32(labels))
     dz = array_module(p).empty(p.shape, np.float32)
-    arguments = [p, labels, dz, dz.size, dz.shape[-1], float(dloss) / labels.size]
-    loader.launch("loss.cross_entropy_backward", blocks_for(dz.size), (THREADS,), arguments)
+    sizes, arguments = (1, labels.size, p.shape[-1]), [p, labels, dz, float(dloss) / labels.size]
+    launch_over_voxels("loss.cross_entropy_backward", *sizes, 1, arguments)
     return dz
 
 
@@ -67,13 +68,13 @@ def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
 
 
 def _forward(logits, labels, cce_weight, dice_weight, smooth=1.0, per_sample=False):
-    """(loss, p, overlap, total); log p is written for the cross-entropy alone."""
+    """(loss, p, overlap, total); log p is there for the cross-entropy alone."""
     xp = array_module(logits)
     logits, labels = contiguous(logits, _int32(labels))
     groups, channels = len(logits) if per_sample else 1, logits.shape[-1]
-    log_p = xp.empty(logits.shape, np.float32) if cce_weight else None
+    log_p = xp.empty(labels.shape, np.float32) if cce_weight else None
     p = xp.empty(logits.shape, np.float32)
-    arguments = [logits, log_p, p, labels.size, channels]
+    arguments = [logits, labels, log_p, p, labels.size, channels]
     loader.launch("loss.log_softmax", blocks_for(labels.size), (THREADS,), arguments)
     kernel, arguments = "loss.sum_loss", [log_p, p, labels]
     voxels = labels.size // groups
@@ -91,13 +92,15 @@ def _dice_backward(cce_weight, dice_weight, saved: DiceSaved):
     if not supported(p):
         return NotImplemented
     p, labels, overlap, total = contiguous(p, _int32(labels), overlap, total)
-    dz = array_module(p).empty(p.shape, np.float32)
-    channels = p.shape[-1]
-    voxels_of_group = labels.size * channels // overlap.size
-    sizes = [labels.size, voxels_of_group, channels]
-    scales = [cce_weight / labels.size, dice_weight / overlap.size]
-    arguments = [p, labels, overlap, total, dz, *sizes, *scales]
-    loader.launch("loss.cce_dice_backward", blocks_for(labels.size), (THREADS,), arguments)
+    xp, channels = array_module(p), p.shape[-1]
+    slopes, dz = xp.empty((overlap.size, 2), np.float32), xp.empty(p.shape, np.float32)
+    arguments = [overlap, total, slopes, overlap.size, dice_weight / overlap.size]
+    loader.launch("loss.dice_slopes", blocks_for(overlap.size), (THREADS,), arguments)
+    groups = overlap.size // channels
+    voxels = labels.size // groups
+    arguments = [p, labels, slopes, dz, voxels, channels, cce_weight / labels.size]
+    grid = (*blocks_for(voxels), 1, groups)
+    loader.launch("loss.cce_dice_backward", grid, (THREADS,), arguments)
     return dz
 
 

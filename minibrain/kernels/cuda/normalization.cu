@@ -4,34 +4,37 @@
 //
 //   forward    sum_centred, finish_statistics -> mean, variance, inv_std; then normalize, or the
 //              activation is pending until somebody writes it
-//   backward   sum_gradients -> dbeta, dgamma and the two means; normalize_backward
+//   backward   sum_gradients, finish_gradients -> dgamma, dbeta, and what goes through the
+//              statistics; normalize_backward
 //
 // With ReLU and dropout, backward finds out from x once more who passed them.
 //
 // Moves: forward x once; normalize and write_pending x and y once; backward x and dy twice and dx
-// once. The sums are cut as sum_over_voxels says; elsewhere a thread writes what it computes, WIDTH
-// channels of a voxel: 8, if the channels are a multiple of it.
+// once. Threads go over voxels as common.cuh says, each with WIDTH channels, 8 if the channels are
+// a multiple of it; what belongs to their lines waits in registers. Whoever adds nothing up writes
+// what it computes.
 #include "parts.cuh"
 
+constexpr int THREADS = 256;
+
 // Unless who wrote x has summed it already, see saved.Summed, whose sums have no x0 taken off them:
-// quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. It cannot be
-// further from the mean than sqrt(voxels) standard deviations, as its own square is among those that
-// make up the variance: so of the 53 bits of the sums no more cancel than log2(voxels).
+// quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. If that is d
+// standard deviations from the mean, the variance loses 1 + d^2 times what the squares have lost.
 template <int WIDTH>
-__device__ void sum_centred(const Real *x, Index voxels, Index channels, double *partial) {
-    x += blockIdx.z * voxels * channels;
-    auto add = [&](Index voxel, int channel, double *sums) {
-        using Values = Several<WIDTH>;
-        Values values = *reinterpret_cast<const Values *>(x + voxel * channels + channel);
-        Values first = *reinterpret_cast<const Values *>(x + channel);
+__device__ void sum_centred(const Real *x, Index voxels, int channels, double *partial) {
+    int channel = own_channel<WIDTH>();
+    x += blockIdx.z * voxels * channels + channel;
+    Several<WIDTH> first = {};
+    if (channel < channels) first = several<WIDTH>(x);
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
+        Several<WIDTH> values = several<WIDTH>(x + voxel * channels);
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            double centred = float(values[i]) - float(first[i]);
-            sums[i] += centred;
-            sums[WIDTH + i] += centred * centred;
+        for (int j = 0; j < WIDTH; ++j) {
+            float centred = values[j] - first[j];
+            sums[j] += centred;
+            sums[WIDTH + j] += centred * centred;
         }
-    };
-    sum_over_voxels<2, WIDTH>(voxels, channels, partial, add);
+    });
 }
 
 extern "C" __global__ void sum_centred_1(const Real *x, Index voxels, Index channels,
@@ -65,133 +68,196 @@ extern "C" __global__ void finish_statistics(const Real *x, const double *partia
     lines[3 * line + 2] = beta[channel];
 }
 
-extern "C" __global__ void normalize(const Real *x, const float *gamma, const float *beta,
-                                     const float *mean, const float *inv_std, Real *y, Index size,
-                                     Index voxels, Index channels) {
-    Index i = global_thread();
-    if (i >= size) return;
-    Index channel = i % channels, line = i / channels / voxels * channels + channel;
-    y[i] = (x[i] - mean[line]) * inv_std[line] * gamma[channel] + beta[channel];
+// y = (x - mean) inv_std gamma + beta, rounded as often as in the reference.
+template <int WIDTH>
+__device__ void normalize(const Real *x, const float *gamma, const float *beta, const float *mean,
+                          const float *inv_std, Real *y, Index voxels, int channels) {
+    int channel = own_channel<WIDTH>();
+    if (channel >= channels) return;
+    Index line = (Index)blockIdx.z * channels + channel;
+    float centre[WIDTH], rate[WIDTH], factor[WIDTH], shift[WIDTH];
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        centre[j] = mean[line + j], rate[j] = inv_std[line + j];
+        factor[j] = gamma[channel + j], shift[j] = beta[channel + j];
+    }
+    each_voxel(voxels, [&](Index voxel) {
+        Index i = (blockIdx.z * voxels + voxel) * channels + channel;
+        Several<WIDTH> from = several<WIDTH>(x + i);
+        float values[WIDTH];
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            values[j] = (from[j] - centre[j]) * rate[j] * factor[j] + shift[j];
+        write(y + i, values);
+    });
+}
+
+extern "C" __global__ void normalize_1(const Real *x, const float *gamma, const float *beta,
+                                       const float *mean, const float *inv_std, Real *y,
+                                       Index voxels, Index channels) {
+    normalize<1>(x, gamma, beta, mean, inv_std, y, voxels, channels);
+}
+
+extern "C" __global__ void normalize_8(const Real *x, const float *gamma, const float *beta,
+                                       const float *mean, const float *inv_std, Real *y,
+                                       Index voxels, Index channels) {
+    normalize<8>(x, gamma, beta, mean, inv_std, y, voxels, channels);
 }
 
 template <int WIDTH>
-__device__ void write_pending(const Real *raw, const Pending &pending, Real *y, Index size,
-                              Index voxels, Index channels) {
-    using Values = Several<WIDTH>;
-    Index i = WIDTH * global_thread();
-    if (i >= size) return;
-    Values values = *reinterpret_cast<const Values *>(raw + i);
-    pending.activate(values, i, i / channels / voxels * channels + i % channels);
-    *reinterpret_cast<Values *>(y + i) = values;
+__device__ void write_pending(const Real *raw, const Pending &pending, Real *y, Index voxels,
+                              int channels) {
+    int channel = own_channel<WIDTH>();
+    if (channel >= channels) return;
+    Lines<WIDTH> own = pending.read<WIDTH>((Index)blockIdx.z * channels + channel);
+    each_voxel(voxels, [&](Index voxel) {
+        Index i = (blockIdx.z * voxels + voxel) * channels + channel;
+        float values[WIDTH];
+        pending.activate(values, several<WIDTH>(raw + i), i, own);
+        write(y + i, values);
+    });
 }
 
 extern "C" __global__ void write_pending_1(const Real *raw, const float *lines, Dropout dropout,
-                                           Real *y, Index size, Index voxels, Index channels) {
-    write_pending<1>(raw, {lines, dropout}, y, size, voxels, channels);
+                                           Real *y, Index voxels, Index channels) {
+    write_pending<1>(raw, {lines, dropout}, y, voxels, channels);
 }
 
 extern "C" __global__ void write_pending_8(const Real *raw, const float *lines, Dropout dropout,
-                                           Real *y, Index size, Index voxels, Index channels) {
-    write_pending<8>(raw, {lines, dropout}, y, size, voxels, channels);
+                                           Real *y, Index voxels, Index channels) {
+    write_pending<8>(raw, {lines, dropout}, y, voxels, channels);
 }
 
-// WIDTH values of x̂, and the gradients that come through ReLU and dropout.
+// The gradients of what was normalised: dy or, if that is pending, what of dy comes through dropout
+// and ReLU.
 template <int WIDTH> struct Upstream {
-    float xhat[WIDTH], gradient[WIDTH];
+    View dy;
+    const Real *x;
+    Pending pending;
+    Lines<WIDTH> own;
+    int channel;
 
-    __device__ Upstream(const Several<WIDTH> &dy, const Real *x, const Pending &pending,
-                        const float *mean, const float *inv_std, Index i, Index line) {
-        using Values = Several<WIDTH>;
-        Values values = *reinterpret_cast<const Values *>(x + i), upstream = dy;
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-            xhat[j] = (values[j] - mean[line + j]) * inv_std[line + j];
-            gradient[j] = upstream[j];
-        }
-        if (!pending.lines) return;
-        float normalized[WIDTH];
-        pending.normalize(normalized, values, line);
-        DropoutFactors factors(pending.dropout, i / 8);
-        int first = WIDTH == 8 ? 0 : i % 8;
+    __device__ Upstream(const View &dy, const Real *x, const Pending &pending, const float *mean,
+                        const float *inv_std, const float *gamma, int channel, int channels)
+        : dy(dy), x(x), pending(pending), channel(channel) {
+        Index line = (Index)blockIdx.z * channels + channel;
+        own = pending.read<WIDTH>(line);
+        if (pending.lines) return;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            gradient[j] = normalized[j] > 0 ? gradient[j] * factors[first + j] : 0;
+            own.centre[j] = mean[line + j], own.scale[j] = inv_std[line + j] * gamma[channel + j];
+    }
+
+    // And x - mean; the voxel is element i.
+    __device__ void read(float (&gradient)[WIDTH], float (&centred)[WIDTH], Index voxel,
+                         Index i) const {
+        Several<WIDTH> upstream = dy.read<WIDTH>(voxel, channel), values = several<WIDTH>(x + i);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            gradient[j] = upstream[j], centred[j] = values[j] - own.centre[j];
+        if (!pending.lines) return;
+        pending.drop(gradient, i);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            if (!(fmaf(centred[j], own.scale[j], own.shift[j]) > 0)) gradient[j] = 0;
     }
 };
 
-// Quantity 0: sum of dy; 1: sum of dy * xhat.
+// Quantity 0: sum of dy; 1: sum of dy (x - mean). At 128 registers two blocks fit a multiprocessor.
 template <int WIDTH>
 __device__ void sum_gradients(const View &dy, const Real *x, const Pending &pending,
-                              const float *mean, const float *inv_std, Index voxels,
-                              Index channels, double *partial) {
-    Index group = blockIdx.z * voxels;
-    auto add = [&](Index voxel, int channel, double *sums) {
-        voxel += group;
-        Upstream<WIDTH> up(dy.read<WIDTH>(voxel, channel), x, pending, mean, inv_std,
-                           voxel * channels + channel, blockIdx.z * channels + channel);
+                              const float *mean, const float *inv_std, const float *gamma,
+                              Index voxels, int channels, double *partial) {
+    int channel = own_channel<WIDTH>(), inside = min(channel, channels - WIDTH);
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, inside, channels);
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
+        voxel += blockIdx.z * voxels;
+        float gradient[WIDTH], centred[WIDTH];
+        up.read(gradient, centred, voxel, voxel * channels + channel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
-            sums[j] += up.gradient[j];
-            sums[WIDTH + j] += up.gradient[j] * up.xhat[j];
+            sums[j] += gradient[j];
+            sums[WIDTH + j] += gradient[j] * centred[j];
         }
-    };
-    sum_over_voxels<2, WIDTH>(voxels, channels, partial, add);
+    });
 }
 
-extern "C" __global__ void sum_gradients_1(const Real *dy, Index pitch, const Real *x,
-                                           const float *lines, Dropout dropout, const float *mean,
-                                           const float *inv_std, Index voxels, Index channels,
-                                           double *partial) {
-    sum_gradients<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+sum_gradients_1(const Real *dy, Index pitch, const Real *x, const float *lines, Dropout dropout,
+                const float *mean, const float *inv_std, const float *gamma, Index voxels,
+                Index channels, double *partial) {
+    sum_gradients<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, voxels, channels,
+                     partial);
 }
 
-extern "C" __global__ void sum_gradients_8(const Real *dy, Index pitch, const Real *x,
-                                           const float *lines, Dropout dropout, const float *mean,
-                                           const float *inv_std, Index voxels, Index channels,
-                                           double *partial) {
-    sum_gradients<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, voxels, channels, partial);
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+sum_gradients_8(const Real *dy, Index pitch, const Real *x, const float *lines, Dropout dropout,
+                const float *mean, const float *inv_std, const float *gamma, Index voxels,
+                Index channels, double *partial) {
+    sum_gradients<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, voxels, channels,
+                     partial);
 }
 
-// dx = inv_std * gamma * (dy - mean(dy) - xhat * mean(dy * xhat)); without `sums` the statistics
-// were given, and nothing flows through them.
+// The parts of these sums are added, with xhat = (x - mean) inv_std, over all groups to dbeta and
+// dgamma. What goes through mean and variance of each line are mean(dy) and inv_std mean(dy xhat);
+// `share` of their sums is 1 / voxels, or 0 if the statistics were given.
+extern "C" __global__ void finish_gradients(const double *partial, Index groups, Index parts,
+                                            Index channels, double share, const float *inv_std,
+                                            float *dgamma, float *dbeta, float *through) {
+    Index channel = global_column(), quantity = groups * parts * channels;
+    bool here = channel < channels;
+    double all = 0, all_products = 0;
+    for (Index group = 0; group < groups; ++group) {
+        Index line = group * channels + channel;
+        const double *first = partial + group * parts * channels + channel;
+        double sum = sum_of_parts(first, parts, channels, here);
+        double products = sum_of_parts(first + quantity, parts, channels, here);
+        if (threadIdx.y > 0 || !here) continue;
+        products *= inv_std[line];
+        through[2 * line] = sum * share;
+        through[2 * line + 1] = products * inv_std[line] * share;
+        all += sum, all_products += products;
+    }
+    if (threadIdx.y == 0 && here) dbeta[channel] = all, dgamma[channel] = all_products;
+}
+
+// dx = gamma inv_std (dy - mean(dy) - xhat mean(dy xhat))
 template <int WIDTH>
 __device__ void normalize_backward(const View &dy, const Real *x, const Pending &pending,
                                    const float *mean, const float *inv_std, const float *gamma,
-                                   const double *sums, Real *dx, Index size, Index voxels,
-                                   Index channels) {
-    Index i = WIDTH * global_thread();
-    if (i >= size) return;
-    Index channel = i % channels, line = i / channels / voxels * channels + channel;
-    Index lines = size / voxels;
-    Upstream<WIDTH> up(dy.read<WIDTH>(i / channels, channel), x, pending, mean, inv_std, i, line);
-    Several<WIDTH> values;
+                                   const float *through, Real *dx, Index voxels, int channels) {
+    int channel = own_channel<WIDTH>();
+    if (channel >= channels) return;
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, channel, channels);
+    auto means = several<2 * WIDTH>(through + 2 * ((Index)blockIdx.z * channels + channel));
+    each_voxel(voxels, [&](Index voxel) {
+        voxel += blockIdx.z * voxels;
+        Index i = voxel * channels + channel;
+        float gradient[WIDTH], centred[WIDTH];
+        up.read(gradient, centred, voxel, i);
 #pragma unroll
-    for (int j = 0; j < WIDTH; ++j) {
-        float through_mean = 0, through_variance = 0;
-        if (sums) {
-            through_mean = sums[line + j] / voxels;
-            through_variance = up.xhat[j] * float(sums[lines + line + j] / voxels);
+        for (int j = 0; j < WIDTH; ++j) {
+            float through_mean = means[2 * j], through_variance = centred[j] * means[2 * j + 1];
+            gradient[j] = (gradient[j] - through_mean - through_variance) * up.own.scale[j];
         }
-        float dxhat = up.gradient[j] - through_mean - through_variance;
-        values[j] = dxhat * gamma[channel + j] * inv_std[line + j];
-    }
-    *reinterpret_cast<Several<WIDTH> *>(dx + i) = values;
+        write(dx + i, gradient);
+    });
 }
 
 extern "C" __global__ void normalize_backward_1(const Real *dy, Index pitch, const Real *x,
                                                 const float *lines, Dropout dropout,
                                                 const float *mean, const float *inv_std,
-                                                const float *gamma, const double *sums, Real *dx,
-                                                Index size, Index voxels, Index channels) {
-    normalize_backward<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size,
+                                                const float *gamma, const float *through, Real *dx,
+                                                Index voxels, Index channels) {
+    normalize_backward<1>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, through, dx,
                           voxels, channels);
 }
 
 extern "C" __global__ void normalize_backward_8(const Real *dy, Index pitch, const Real *x,
                                                 const float *lines, Dropout dropout,
                                                 const float *mean, const float *inv_std,
-                                                const float *gamma, const double *sums, Real *dx,
-                                                Index size, Index voxels, Index channels) {
-    normalize_backward<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, sums, dx, size,
+                                                const float *gamma, const float *through, Real *dx,
+                                                Index voxels, Index channels) {
+    normalize_backward<8>({dy, pitch}, x, {lines, dropout}, mean, inv_std, gamma, through, dx,
                           voxels, channels);
 }

@@ -4,23 +4,15 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels import takes, written
-from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     LARGEST_GRID,
-    THREADS,
     alike,
-    blocks_for,
     contiguous,
+    launch_over_voxels,
     pitched,
     supported,
 )
-from minibrain.kernels.cuda.reduce import (
-    add_parts,
-    group_sums,
-    launch_columns,
-    partial_sums,
-    sums_over_voxels,
-)
+from minibrain.kernels.cuda.reduce import group_sums, launch_columns, partial_sums
 from minibrain.kernels.cuda.unwritten import in_one_go, pending_arguments
 from minibrain.saved import NormSaved, Pending, Summed
 
@@ -91,8 +83,8 @@ def _computed(x, gamma, beta, eps, axes, lines=None):
 def _normalize(saved: NormSaved, beta):
     x, gamma, mean, _, inv_std, _ = saved
     y = array_module(x).empty(x.shape, x.dtype)
-    arguments = [x, gamma, contiguous(beta)[0], mean, inv_std, y, *_sizes(x, mean)]
-    loader.launch("normalization.normalize", blocks_for(x.size), (THREADS,), arguments)
+    width, arguments = in_one_go(x), [x, gamma, contiguous(beta)[0], mean, inv_std, y]
+    launch_over_voxels(f"normalization.normalize_{width}", *_sizes(x, mean), width, arguments)
     return y
 
 
@@ -102,22 +94,26 @@ def normalize_backward(dy, saved: NormSaved, pending: Pending | None = None):
     if not (alike(dy, x) and gamma.dtype == mean.dtype == np.float32):
         return NotImplemented
     dy, (x, gamma, mean, inv_std) = pitched(dy), contiguous(x, gamma, mean, inv_std)
-    size, voxels, channels = _sizes(x, mean)
-    width, groups = in_one_go(x, dy), mean.size // channels
-    upstream = [*dy, *pending_arguments(x if pending is None else pending), mean, inv_std]
-    kernel, sizes = f"normalization.sum_gradients_{width}", (groups, voxels, channels)
-    sums = sums_over_voxels(kernel, x, 2, *sizes, upstream, width=width)
-    dbeta, dgamma = add_parts(sums, 1, "add_parts_to_float", np.float32)
-    dx = array_module(x).empty(x.shape, x.dtype)
-    arguments = [*upstream, gamma, sums if axes else None, dx, size, voxels, channels]
-    kernel = f"normalization.normalize_backward_{width}"
-    loader.launch(kernel, blocks_for(size // width), (THREADS,), arguments)
+    sizes, width = _sizes(x, mean), in_one_go(x, dy)
+    upstream = [*dy, *pending_arguments(x if pending is None else pending), mean, inv_std, gamma]
+    kernel = f"normalization.sum_gradients_{width}"
+    partial = partial_sums(kernel, x, 2, *sizes, upstream, width)
+    xp, (groups, voxels, channels) = array_module(x), sizes
+    dgamma, dbeta = (xp.empty(gamma.shape, np.float32) for _ in range(2))
+    through, dx = xp.empty((groups, channels, 2), np.float32), xp.empty(x.shape, x.dtype)
+    share = 1 / voxels if axes else 0.0  # nothing goes through statistics that were given
+    arguments = [partial, groups, partial.shape[2], channels, share, inv_std]
+    arguments += [dgamma, dbeta, through]
+    launch_columns("normalization.finish_gradients", channels, arguments)
+    kernel, arguments = f"normalization.normalize_backward_{width}", [*upstream, through, dx]
+    launch_over_voxels(kernel, *sizes, width, arguments)
     return dx, dgamma, dbeta
 
 
 def _sizes(x, mean):
-    """(elements, voxels that share statistics, channels)."""
-    return x.size, x.size // mean.size, x.shape[-1]
+    """(groups, voxels of each, channels)."""
+    channels = x.shape[-1]
+    return mean.size // channels, x.size // mean.size, channels
 
 
 def _fit(x, *parameters):

@@ -1,5 +1,4 @@
 // Octets: eight channels of a voxel, which are 16 bytes in bfloat16 and go through a thread at once.
-#include "tensor_core.cuh"
 
 using Octet = Several<8, bfloat16>;
 
@@ -15,12 +14,8 @@ __device__ inline void store_octet(void *to, const float (&values)[8]) {
 // An octet in shared memory becomes what is pending; see Pending::activate.
 __device__ inline void activate_octet(void *octet, const Pending &pending, Index i, Index line) {
     float values[8];
-    pending.normalize(values, load_octet(octet), line);
-    if (pending.dropout.threshold) {
-        DropoutFactors factors(pending.dropout, i / 8);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) values[j] *= factors[j];
-    }
+    pending.read<8>(line).normalize(values, load_octet(octet));
+    pending.drop(values, i);
     unsigned words[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) words[j] = relu(pack(values[2 * j], values[2 * j + 1]));

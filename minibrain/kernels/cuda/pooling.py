@@ -8,12 +8,11 @@ import numpy as np
 from minibrain.arrays import array_module
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels import takes, written
-from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
-    THREADS,
     alike,
-    blocks_for,
+    ceil_divide,
     contiguous,
+    launch_over_voxels,
     numbered,
     packed_geometry,
     pitched,
@@ -46,7 +45,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     x, *pending = pending_arguments(x)
     y = _empty(x, geometry.output_size)
     winner = array_module(x).empty(y.shape, np.uint8)
-    _launch("max_pool_forward", [x, *pending, y, winner], geometry, y, in_one_go(y))
+    _launch("max_pool_forward", [x, *pending, y, winner], geometry, y)
     return y, MaxPoolSaved(winner, geometry)
 
 
@@ -92,8 +91,11 @@ class Unpooled(DuckArray):
         geometry, dskip = self.saved.geometry, pitched(self.dskip)
         dy, winner = contiguous(self.dy, self.saved.winner)
         dx = _empty(dy, geometry.input_size)
-        arrays = [dy, winner, *dskip, dx]
-        _launch("max_pool_backward", arrays, geometry, dx, in_one_go(dx, dskip))
+        width, arguments = in_one_go(dx, dskip), [dy, winner, *dskip, dx, packed_geometry(geometry)]
+        axes = zip(geometry.input_size, geometry.padding, geometry.stride, strict=True)
+        cells = prod(ceil_divide(size + before, stride) for size, (before, _), stride in axes)
+        kernel, sizes = f"pooling.max_pool_backward_{width}", (len(dx), cells, dx.shape[-1])
+        launch_over_voxels(kernel, *sizes, width, arguments, each=1)
         return dx
 
 
@@ -137,8 +139,8 @@ def _empty(x, size):
     return array_module(x).empty((len(x), *size, x.shape[-1]), x.dtype)
 
 
-def _launch(kernel, arrays, geometry, written, width=None):
-    """A thread for each element that is written, or for each `width` of them."""
-    arguments = [*arrays, packed_geometry(geometry), written.size, written.shape[-1]]
-    name = f"pooling.{kernel}_{width}" if width else f"pooling.{kernel}"
-    loader.launch(name, blocks_for(written.size // (width or 1)), (THREADS,), arguments)
+def _launch(kernel, arrays, geometry, written):
+    """Threads go over the voxels that are written."""
+    (samples, *size, channels), width = written.shape, in_one_go(written)
+    name, arguments = f"pooling.{kernel}_{width}", [*arrays, packed_geometry(geometry)]
+    launch_over_voxels(name, samples, prod(size), channels, width, arguments)

@@ -30,8 +30,8 @@ extern "C" __global__ void add_float_parts(const float *partial, float *sums, In
 // sum_channels: x (groups, voxels, channels) -> partial (1, groups, parts, channels). Reads x once.
 extern "C" __global__ void sum_channels(const Real *x, Index voxels, Index channels,
                                         double *partial) {
-    x += blockIdx.z * voxels * channels;
-    sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, int channel, double *sums) {
-        sums[0] += x[voxel * channels + channel];
+    x += blockIdx.z * voxels * channels + own_channel<1>();
+    sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, float *sums) {
+        sums[0] += x[voxel * channels];
     });
 }

@@ -6,7 +6,7 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import THREADS, ceil_divide, contiguous
+from minibrain.kernels.cuda.arguments import THREADS, ceil_divide, contiguous, rows_of
 
 COLUMNS, LANES = 32, 8  # as in parts.cuh
 MOST_PARTS = 256  # of the voxels of a group
@@ -27,14 +27,13 @@ def partial_sums(kernel, first, quantities, groups, voxels, channels, arguments,
     (quantities, groups, parts, channels) float64 array
     """
     xp = array_module(first)
-    threads = min(32, 1 << (channels // width - 1).bit_length())
-    rows = THREADS // threads
+    threads, rows = block = rows_of(channels, width)
     parts = max(1, min(MOST_PARTS, ceil_divide(voxels, rows * ROWS_EACH)))
     partial = xp.empty((quantities, groups, parts, channels), np.float64)
     loader.launch(
         kernel,
         (parts, ceil_divide(channels, threads * width), groups),
-        (threads, rows),
+        block,
         [*arguments, voxels, channels, partial],
         shared_bytes=8 * quantities * width * THREADS,
     )

@@ -1,5 +1,6 @@
-// Tensor cores and asynchronous copies (sm_80 and later). The only inline PTX is here; the tests
-// have the same functions for a CPU.
+// What the hardware can do and C++ cannot say: rounding to bfloat16, tensor cores and asynchronous
+// copies (sm_80 and later). The only inline PTX is here; the tests have the same functions for a
+// CPU.
 //
 // multiply_add is D += A B for A (16, 16) and B (16, 8) in bfloat16 and D (16, 8) in float32. The
 // 32 lanes of a warp hold the matrices together; lane 4 g + t has, two to a word where they are
@@ -14,10 +15,16 @@
 // load_transposed rows 2t, 2t + 1 of column g. Rows that lie in 128 bytes in a row do not make each
 // other wait.
 
-__device__ inline unsigned pack(float low, float high) {  // two bfloat16 in a word, rounded
+__device__ inline unsigned pack(float low, float high) {  // two bfloat16 in a word
     unsigned word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
+}
+
+__device__ inline float larger(float a, float b) {  // NaN, if one of them is
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
 }
 
 // The larger of two bfloat16 and 0, twice; NaN stays NaN.

@@ -4,7 +4,11 @@ from math import prod
 
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import THREADS, blocks_for, contiguous, packed_dropout
+from minibrain.kernels.cuda.arguments import (
+    contiguous,
+    launch_over_voxels,
+    packed_dropout,
+)
 from minibrain.saved import DropoutSaved, DuckArray, Joined, Pending
 
 NO_DROPOUT = DropoutSaved(0.0, (0, 0, 0), ())
@@ -38,11 +42,10 @@ def in_one_go(x, *views) -> int:
 
 def _activate(pending: Pending):
     raw, lines, dropout = pending_arguments(pending)
-    width, voxels = in_one_go(raw), raw[0].size // raw.shape[-1]
     y = array_module(raw).empty(raw.shape, raw.dtype)
-    arguments = [raw, lines, dropout, y, raw.size, voxels, raw.shape[-1]]
+    sizes, width = (len(raw), prod(raw.shape[1:-1]), raw.shape[-1]), in_one_go(raw)
     kernel = f"normalization.write_pending_{width}"
-    loader.launch(kernel, blocks_for(raw.size // width), (THREADS,), arguments)
+    launch_over_voxels(kernel, *sizes, width, [raw, lines, dropout, y])
     return y
 
 
@@ -50,8 +53,7 @@ def _join(joined: Joined):
     a, b = joined.a, joined.b
     parts = [*pending_arguments(a), *pending_arguments(b)]
     y = array_module(parts[0]).empty(joined.shape, joined.dtype)
-    arguments = [*parts, y, y.size, prod(y.shape[1:-1]), a.shape[-1], b.shape[-1]]
-    width = min(in_one_go(a), in_one_go(b))
+    sizes, width = (len(y), prod(y.shape[1:-1]), y.shape[-1]), min(in_one_go(a), in_one_go(b))
     kernel = f"pooling.concat_forward_{width}"
-    loader.launch(kernel, blocks_for(y.size // width), (THREADS,), arguments)
+    launch_over_voxels(kernel, *sizes, width, [*parts, a.shape[-1], y])
     return y
