@@ -330,6 +330,35 @@ def test_norm_relu_far_from_0_and_beside_an_outlier(std, outlier):
     np.testing.assert_allclose(saved.norm.variance.ravel(), exact.var((0, 1, 2, 3)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("largest", [1e18, 1.7e19])
+def test_norm_relu_whose_sums_of_squares_overflow_though_their_mean_does_not(largest):
+    x = np.float32(largest) * np.tanh(random((1, 32, 32, 32, 2)))
+    gamma, beta, dy = random((2,)), random((2,), 1), random(x.shape, 2)
+    y, saved = F.norm_relu_forward(x, gamma, beta)
+    exact, exact_saved = F.norm_relu_forward.reference(*doubled((x, gamma, beta)))
+    assert_close(y, exact)
+    found = F.norm_relu_backward.fast(dy, saved)
+    wanted = F.norm_relu_backward.reference(dy.astype(np.float64), exact_saved)
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("largest", [1e30, 3e38])
+def test_norm_relu_whose_variance_overflows_is_the_references(largest):
+    x = np.abs(np.float32(largest) * np.tanh(random((1, 32, 32, 32, 2))))
+    gamma, beta, dy = random((2,)), random((2,), 1), random(x.shape, 2)
+    results = []
+    for forward, backward in (
+        (F.norm_relu_forward, F.norm_relu_backward),
+        (F.norm_relu_forward.reference, F.norm_relu_backward.reference),
+    ):
+        y, saved = forward(x, gamma, beta)
+        results.append([y, *backward(dy, saved)])
+    assert all(map(np.array_equal, *results))
+    assert not np.isnan(results[0][0]).any()
+
+
 @pytest.mark.parametrize("value", [0.1, 1e4 + 0.3, -7.7])
 def test_a_constant_channel_becomes_exactly_beta(value):
     x = np.full((2, 40, 40, 40, 3), value, np.float32)

@@ -4,7 +4,8 @@
 
 Batch norm averages over samples and voxels, one mean per channel; instance norm over the
 voxels of one sample, one mean per sample and channel. The variance is the mean of squares
-(not Bessel-corrected), computed in two passes with float64 sums.
+(not Bessel-corrected), computed in two passes with float64 sums. In float32 it is infinite where
+values are some 2·10¹⁹ from their mean: x̂ and dx are 0 then.
 
 Source: Ioffe & Szegedy, arXiv:1502.03167; Ulyanov et al., arXiv:1607.08022.
 """

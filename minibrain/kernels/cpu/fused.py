@@ -27,6 +27,8 @@ def norm_relu_forward(x, gamma, beta, *, eps=1e-5, rate=0.0, key=(0, 0, 0)):
         return NotImplemented
     blocks = _Blocks.of(x)
     mean, variance = _statistics(blocks)
+    if not np.isfinite(variance).all():
+        return NotImplemented  # the reference's sums of squares are float64 and hold more
     inv_std = 1 / np.sqrt(variance + np.float32(eps))
     y = empty(x.shape)
     outputs = _Blocks.of(y)
@@ -55,6 +57,8 @@ def norm_relu_backward(dy, saved: NormReluSaved):
     (x, gamma, mean, _, inv_std, axes), y, dropout = saved
     if not _supported(x, gamma, gamma) or dy.dtype != np.float32 or dy.shape != x.shape:
         return NotImplemented
+    if not inv_std.all():
+        return NotImplemented  # the variance is infinite
     dy = np.ascontiguousarray(dy)
     dx = empty(x.shape)
     mean, inv_std = (np.squeeze(line, axes).astype(np.float64) for line in (mean, inv_std))
@@ -94,7 +98,8 @@ def norm_relu_backward(dy, saved: NormReluSaved):
 
 
 def _statistics(blocks):
-    """(N, C) mean and variance of every sample and channel, in float32."""
+    """(N, C) mean and variance of every sample and channel, in float32; the latter is infinite or
+    NaN where a sum overflows."""
 
     def work(block):
         values = blocks[block]
@@ -104,7 +109,9 @@ def _statistics(blocks):
         np.subtract(values, mean, out=centred)
         residue = _row_sum(centred)
         centred *= centred
-        return mean, residue, _row_sum(centred), np.full_like(mean, len(values))
+        with np.errstate(over="ignore"):  # what overflows is left to the reference
+            squares = _row_sum(centred)
+        return mean, residue, squares, np.full_like(mean, len(values))
 
     parts = np.array(each(work, blocks.all()), np.float64)
     parts = parts.reshape(blocks.samples, -1, 4, blocks.together, blocks.channels)
