@@ -23,6 +23,11 @@ class DuckArray(np.lib.mixins.NDArrayOperatorsMixin):
         return np.asarray(self.write(), dtype)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        out = options.get("out", ())
+        if any(isinstance(x, DuckArray) for x in out):
+            if out[0] is not inputs[0]:
+                return NotImplemented
+            del options["out"]  # of +=, say: what it stands for is a new array from now on
         inputs = (x.write() if isinstance(x, DuckArray) else x for x in inputs)
         return getattr(ufunc, method)(*inputs, **options)
 
