@@ -222,6 +222,19 @@ def check_summed_norm(name, schedule):
     assert not any("sum_centred" in launch for launch in emulator.launches)
 
 
+def test_sums_of_squares_lose_nothing_where_the_mean_is_large():
+    """Parts of a constant channel, of all sizes: what is left of its variance is 0, not below."""
+    sizes = RNG.integers(1, 64, (1, 4000, 1)).astype(np.float32)
+    sums = np.stack([sizes * 255, sizes * 255**2])
+    x = np.full((1, int(sizes.sum()), 1), 255, np.float32)
+    with emulated():
+        summed = Summed(on_device(x.astype(BFLOAT16)), on_device(sums))
+        _, saved = F.norm_relu_forward(
+            summed, on_device(np.ones(1, np.float32)), on_device(np.zeros(1, np.float32))
+        )
+    assert (host(saved.norm.mean), host(saved.norm.variance)) == (255, 0)
+
+
 def statistics(saved):
     norm = getattr(saved, "norm", saved)
     return norm.mean, norm.variance, norm.inv_std
