@@ -222,6 +222,17 @@ def check_summed_norm(name, schedule):
     assert not any("sum_centred" in launch for launch in emulator.launches)
 
 
+@pytest.mark.parametrize("place", [0, 2**17, -1])
+@pytest.mark.parametrize("channels", [1, 8])
+def test_one_value_far_from_all_others_does_not_cost_the_variance_precision(channels, place):
+    x = np.zeros((1, 2**18, channels), np.float32)
+    x[0, place] = values(channels) + 1234.5678
+    with emulated():
+        arguments = on_device(x), *map(on_device, np.ones((2, channels), np.float32))
+        _, saved = F.norm_relu_forward(*arguments)
+    np.testing.assert_allclose(host(saved.norm.variance)[0, 0], wide(x).var(axis=(0, 1)), 1e-6)
+
+
 def test_sums_of_squares_lose_nothing_where_the_mean_is_large():
     """Parts of a constant channel, of all sizes: what is left of its variance is 0, not below."""
     sizes = RNG.integers(1, 64, (1, 4000, 1)).astype(np.float32)
