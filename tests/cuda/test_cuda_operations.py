@@ -51,6 +51,7 @@ VARIANCE = np.abs(values(3)) + 0.5
 WIDE, EIGHTS = values(1, 4, 5, 37), values(3, 7, 5, 24)
 GATE = (values(1, 1, 1, 3, 2), values(1, 1, 1, 4, 2), values(2), values(1, 1, 1, 2, 1), values(1))
 LARGE = values(2, 31, 67, 3)  # sums over its voxels are cut into parts
+MANY = np.arange(2**21 + 1, dtype=np.float32)[None, None]  # channels, more than a grid has blocks
 TIED = np.round(values(2, 7, 6, 3))
 ANISOTROPIC = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
 
@@ -348,6 +349,9 @@ def test_the_step_of_a_dropout_key_may_lie_on_the_device():
         ("dropout", (X, 0.5, (0, 2**32, 0)), {}),
         ("norm_relu", (X, GAMMA, BETA), {"rate": 0.5, "key": (-1, 0, 0)}),
         ("concat", (X, X[:1]), {}),
+        ("concat", (MANY, MANY), {}),
+        ("max_pool", (MANY, 1), {}),
+        ("upsample", (MANY,), {}),
         ("dice_loss", (X, labels(2, 5, 6)), {}),
     ],
 )
