@@ -388,6 +388,20 @@ READERS = [
 ]
 
 
+def test_whoever_works_by_hand_on_a_device_has_an_array():
+    x = pending((2, 5, 6, 3), np.float32)
+    y, total = x.write(), standin.asarray(np.ones(x.shape, np.float32))
+    total += x
+    for got, want in [
+        (y + x, 2 * y),
+        (y < x, y < y),
+        (standin.exp(x), standin.exp(y)),
+        (standin.asarray(x), y),
+        (total, y + 1),
+    ]:
+        assert np.array_equal(host(got), host(want))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_what_is_pending_is_read_as_if_it_were_written(schedule, dtype):
