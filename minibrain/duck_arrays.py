@@ -15,14 +15,22 @@ class DuckArray(np.lib.mixins.NDArrayOperatorsMixin):
     It looks like the array that it stands for as far as shape and dtype go, and its gradient is the
     gradient of that array, which `write` gives. A twin that knows how to take one in says so
     (`minibrain.kernels.takes`); all others, and every readable body, get the array and never meet
-    one. Nor need anybody know who works by hand: arithmetic, indexing and NumPy's functions write
-    it, too.
+    one. Nor need anybody know who works by hand: arithmetic, indexing and functions of NumPy and
+    CuPy write it, too. Methods of arrays it has none.
     """
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.write(), dtype)
 
+    def __cupy_get_ndarray__(self):  # CuPy's way to ask
+        return self.write()
+
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        out = options.get("out", ())
+        if any(isinstance(x, DuckArray) for x in out):
+            if out[0] is not inputs[0]:
+                return NotImplemented
+            del options["out"]  # of +=, say: what it stands for is a new array from now on
         inputs = (x.write() if isinstance(x, DuckArray) else x for x in inputs)
         return getattr(ufunc, method)(*inputs, **options)
 

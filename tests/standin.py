@@ -143,6 +143,8 @@ def _unwrap(value):
     """What the host computes with; a NumPy array here was mixed in and is refused."""
     if isinstance(value, ndarray):
         return value._host
+    if hasattr(value, "__cupy_get_ndarray__"):  # CuPy's protocol for what stands for an array
+        return _unwrap(value.__cupy_get_ndarray__())
     if isinstance(value, np.ndarray):
         raise TypeError("a NumPy array was mixed with arrays of a device")
     if isinstance(value, tuple | list):
@@ -219,6 +221,8 @@ for _name in UNARY:
 
 def asarray(values, dtype=None):
     """Copy to the device: the one door for NumPy arrays."""
+    if hasattr(values, "__cupy_get_ndarray__"):
+        values = values.__cupy_get_ndarray__()
     if isinstance(values, ndarray):
         return values if dtype in (None, values.dtype) else values.astype(dtype)
     _wait()  # the host's memory would have to stay as it is

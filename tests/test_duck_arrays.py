@@ -103,3 +103,9 @@ def test_who_works_by_hand_has_an_array():
     assert (len(x), np.sum(x)) == (2, y.sum())
     y += x
     assert np.array_equal(y, 2 * x)
+    same = x
+    x *= 2
+    assert isinstance(x, np.ndarray)
+    assert np.array_equal(x, y)
+    with pytest.raises(TypeError):  # it is not written to
+        np.add(y, 1, out=same)

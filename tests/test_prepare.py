@@ -411,6 +411,16 @@ def test_repaired_voxels_are_counted_and_have_a_folder_of_their_own(tmp_path, mo
     )
 
 
+def test_files_that_lie_too_far_apart_are_refused_whoever_has_prepared_them(tmp_path):
+    task = make_task(tmp_path / "task", tiny_cases(2))
+    path, moved = task.training[1].label, np.eye(4)
+    moved[0, 3] = 0.01
+    nib.save(nib.Nifti1Image(nib.load(path).get_fdata().astype(np.uint8), moved), path)
+    prepare.prepare(replace(task, affine_tolerance=0.1), tmp_path / "cache")
+    with pytest.raises(NiftiError, match=r"0\.01 mm"):
+        prepare.prepare(task, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_preparation_is_not_taken_for_a_complete_one(tmp_path, monkeypatch, error):
     task = make_task(tmp_path / "task", tiny_cases(4))

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minibrain.data.decathlon import Task
+from minibrain.data.nifti import MOST_APART
 from minibrain.errors import InputError
 from minibrain.files import read_json, write_json
 
@@ -88,10 +89,13 @@ class Prepared:
 
 
 def fingerprint(task: Task, recipe: str) -> str:
-    """A hash of all that the prepared arrays depend on; no image is opened for it."""
+    """A hash of all that the prepared arrays depend on, and of what they were allowed to be made
+    of; no image is opened for it."""
     digest = hashlib.sha256((task.folder / "dataset.json").read_bytes())
-    repair = "|nonfinite voxels are 0" if task.repair_nonfinite else ""
-    digest.update(f"|format {FORMAT}|{recipe}{repair}".encode())
+    allowed = "|nonfinite voxels are 0" if task.repair_nonfinite else ""
+    if task.affine_tolerance != MOST_APART:
+        allowed += f"|{task.affine_tolerance} mm apart"
+    digest.update(f"|format {FORMAT}|{recipe}{allowed}".encode())
     for path in (path for case in task.training for path in (*case.images, case.label)):
         relative, status = os.path.relpath(path, task.folder), path.stat()
         digest.update(f"|{relative}|{status.st_size}|{status.st_mtime_ns}".encode())

@@ -123,8 +123,8 @@ def test_dropout_draws_the_bits_that_belong_there():
 
 
 def test_norm_and_relu():
-    """The statistics are those of nearly all zeros; the first value, which others are taken
-    relative to, is one of them."""
+    """The statistics are those of nearly all zeros; x0, which is taken off the others, is
+    one of them."""
     x, gamma, beta = small(), *random(RNG, (2, CHANNELS))
     x[:, 0] = 0
     large = stretched(x)

@@ -51,6 +51,7 @@ VARIANCE = np.abs(values(3)) + 0.5
 WIDE, EIGHTS = values(1, 4, 5, 37), values(3, 7, 5, 24)
 GATE = (values(1, 1, 1, 3, 2), values(1, 1, 1, 4, 2), values(2), values(1, 1, 1, 2, 1), values(1))
 LARGE = values(2, 31, 67, 3)  # sums over its voxels are cut into parts
+MANY = np.arange(2**21 + 1, dtype=np.float32)[None, None]  # channels, more than a grid has blocks
 TIED = np.round(values(2, 7, 6, 3))
 ANISOTROPIC = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
 
@@ -222,6 +223,30 @@ def check_summed_norm(name, schedule):
     assert not any("sum_centred" in launch for launch in emulator.launches)
 
 
+@pytest.mark.parametrize("place", [0, 2**17, -1])
+@pytest.mark.parametrize("channels", [1, 8])
+def test_one_value_far_from_all_others_does_not_cost_the_variance_precision(channels, place):
+    x = np.zeros((1, 2**18, channels), np.float32)
+    x[0, place] = values(channels) + 1234.5678
+    with emulated():
+        arguments = on_device(x), *map(on_device, np.ones((2, channels), np.float32))
+        _, saved = F.norm_relu_forward(*arguments)
+    np.testing.assert_allclose(host(saved.norm.variance)[0, 0], wide(x).var(axis=(0, 1)), 1e-6)
+
+
+def test_sums_of_squares_lose_nothing_where_the_mean_is_large():
+    """Parts of a constant channel, of all sizes: what is left of its variance is 0, not below."""
+    sizes = RNG.integers(1, 64, (1, 4000, 1)).astype(np.float32)
+    sums = np.stack([sizes * 255, sizes * 255**2])
+    x = np.full((1, int(sizes.sum()), 1), 255, np.float32)
+    with emulated():
+        summed = Summed(on_device(x.astype(BFLOAT16)), on_device(sums))
+        _, saved = F.norm_relu_forward(
+            summed, on_device(np.ones(1, np.float32)), on_device(np.zeros(1, np.float32))
+        )
+    assert (host(saved.norm.mean), host(saved.norm.variance)) == (255, 0)
+
+
 def statistics(saved):
     norm = getattr(saved, "norm", saved)
     return norm.mean, norm.variance, norm.inv_std
@@ -324,6 +349,9 @@ def test_the_step_of_a_dropout_key_may_lie_on_the_device():
         ("dropout", (X, 0.5, (0, 2**32, 0)), {}),
         ("norm_relu", (X, GAMMA, BETA), {"rate": 0.5, "key": (-1, 0, 0)}),
         ("concat", (X, X[:1]), {}),
+        ("concat", (MANY, MANY), {}),
+        ("max_pool", (MANY, 1), {}),
+        ("upsample", (MANY,), {}),
         ("dice_loss", (X, labels(2, 5, 6)), {}),
     ],
 )
@@ -358,6 +386,20 @@ READERS = [
     ("norm_relu", (values(8), values(8)), {}),
     ("concat", (values(2, 5, 6, 7, 3),), {}),
 ]
+
+
+def test_whoever_works_by_hand_on_a_device_has_an_array():
+    x = pending((2, 5, 6, 3), np.float32)
+    y, total = x.write(), standin.asarray(np.ones(x.shape, np.float32))
+    total += x
+    for got, want in [
+        (y + x, 2 * y),
+        (y < x, y < y),
+        (standin.exp(x), standin.exp(y)),
+        (standin.asarray(x), y),
+        (total, y + 1),
+    ]:
+        assert np.array_equal(host(got), host(want))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])

@@ -8,7 +8,8 @@ from emulator import SCHEDULES, emulated
 
 import minibrain.functional as F
 from minibrain.kernels import written
-from minibrain.kernels.cuda.arguments import pitched
+from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda.arguments import contiguous, pitched
 from minibrain.layers import MaxPool
 from minibrain.models import AttentionUNet, UNet
 from minibrain.selftest import TOLERANCE, skip_error
@@ -122,13 +123,25 @@ def test_what_lies_otherwise_is_copied():
         array, pitch = pitched(view)
         assert array is view
         assert pitch == 8
-    for view in (whole[..., ::2], whole[:, ::-1], whole[:, 1:, ..., :2], whole[:, ::2]):
-        array, pitch = pitched(view)
-        assert pitch == view.shape[-1]
-        assert array._host.flags.c_contiguous
+    with emulated():
+        for view in (whole[..., ::2], whole[:, ::-1], whole[:, 1:, ..., :2], whole[:, ::2]):
+            array, pitch = pitched(view)
+            assert pitch == view.shape[-1]
+            assert array._host.flags.c_contiguous
+            assert np.array_equal(host(array), host(view))
+        repeated = standin.ndarray(np.broadcast_to(random(RNG, 4), (2, 3, 4)))
+        assert pitched(repeated)[1] == 4
+
+
+def test_what_begins_where_no_16_bytes_can_be_read_at_once_is_copied():
+    numbers = on_device(random(RNG, 2 * 3 * 8 + 4))
+    for begin in range(5):
+        view = numbers[begin : begin + 48].reshape(2, 3, 8)
+        with emulated():
+            (array,) = contiguous(view)
+            assert loader.address(array) % 16 == 0
+            assert (array._host is view._host) == (begin % 4 == 0)
         assert np.array_equal(host(array), host(view))
-    repeated = standin.ndarray(np.broadcast_to(random(RNG, 4), (2, 3, 4)))
-    assert pitched(repeated)[1] == 4
 
 
 def test_more_taps_than_a_byte_numbers_are_left_to_the_reference():

@@ -249,11 +249,15 @@ def test_its_pool_gives_no_memory_back():
 
 
 def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
+    """CuPy's allocation fails with the error of CUDA; its pools make a MemoryError of that."""
     taken = {"by others": 3, "by recordings": 0}
+
+    class CUDARuntimeError(RuntimeError):
+        pass
 
     def memory(size):
         if sum(taken.values()) + size > 4:
-            raise MemoryError
+            raise CUDARuntimeError
         taken["by recordings"] += size
 
     others = SimpleNamespace(free_all_blocks=lambda: taken.update({"by others": 0}))
@@ -262,6 +266,7 @@ def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
         MemoryPointer=lambda memory, offset: memory,
         MemoryPool=standin.MemoryPool,
         Stream=standin.Stream,
+        runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
     )
     xp = SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: others)
     pool = Recording(xp).pool
@@ -269,7 +274,7 @@ def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
     assert taken["by others"]
     pool.malloc(3)
     assert taken == {"by others": 0, "by recordings": 4}
-    with pytest.raises(MemoryError):
+    with pytest.raises(CUDARuntimeError):
         pool.malloc(1)
 
 

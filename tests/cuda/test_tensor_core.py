@@ -249,6 +249,14 @@ def test_pointwise_convolution_of_what_is_pending(case, schedule):
     check_pointwise_unwritten(case, schedule)
 
 
+def test_transposed_pointwise_convolution_of_what_is_pending():
+    weight = on_device(random(np.random.default_rng(3), 1, 1, 16, 4).astype(np.float32))
+    with emulated() as emulator:
+        x = pending((2, 3, 5, 4), BFLOAT16)
+        launches = check_pending(emulator, "conv_transpose", (x, weight), {})
+    assert "conv_pointwise.spread" in launches
+
+
 PLANES_FILES = {"conv_weights", "conv_planes", "conv_planes_gradient"}
 
 # kernel size, samples and size, input and output channels; files whose kernels are to be launched

@@ -53,8 +53,10 @@ def numbered(geometry: ConvGeometry) -> bool:
 
 
 def contiguous(*arrays):
-    """The arrays in the order of their axes in memory; copied only where they are not."""
-    return [array_module(array).ascontiguousarray(array) for array in arrays]
+    """The arrays in the order of their axes in memory and from a multiple of 16 bytes on, which is
+    what kernels read at once; copied only where they are not."""
+    arrays = [array_module(array).ascontiguousarray(array) for array in arrays]
+    return [array.copy() if loader.address(array) % 16 else array for array in arrays]
 
 
 def pitched(array):

@@ -241,11 +241,11 @@ template <class Visit> __device__ void each_voxel(Index voxels, Visit visit) {
 // which add(voxel, sums) adds to `quantities` sums of the thread's channels. The block writes
 // partial[quantity, group, part, channel]; kernels of columns add the parts up, see parts.cuh.
 //
-// FEW voxels are summed in float: a conversion to double takes as long as eight additions. What is
-// lost to that are FEW roundings of 2^-24, however many voxels there are.
+// FEW voxels are summed in float, unless Sum is double: a conversion to double takes as long as
+// eight additions. What is lost to that are FEW roundings of 2^-24, however many voxels there are.
 constexpr int FEW = 8;
 
-template <int quantities, int WIDTH = 1, class Add>
+template <int quantities, int WIDTH = 1, class Sum = float, class Add>
 __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add add) {
     constexpr int SUMS = quantities * WIDTH;
     int length = blockDim.x * WIDTH, first = blockIdx.y * length, rows = blockDim.y;
@@ -255,7 +255,7 @@ __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add
     int count = first + mine < channels && begin < end ? int(end - begin - 1) / rows + 1 : 0;
     double sums[SUMS] = {};
     for (int i = 0; i < count; i += FEW) {
-        float few[SUMS] = {};
+        Sum few[SUMS] = {};
 #pragma unroll 2
         for (int k = i; k < min(i + FEW, count); ++k) add(begin + (Index)k * rows, few);
 #pragma unroll

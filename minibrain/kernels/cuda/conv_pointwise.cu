@@ -6,8 +6,8 @@
 //
 // Memory is the limit, so there are no tensor cores here, only loads of 16 bytes: eight channels,
 // an octet; what is pending is activated in registers. Inputs are whole octets, outputs at most
-// MOST. Grids have the samples along z. Architectures: sm_80, sm_90. Predicted for an H200, 16 to 4
-// channels at 2x160x160x128: 0.26 GB and 0.06 ms each.
+// MOST. Grids have the samples along z, but for spread, which asks nothing of them. Architectures:
+// sm_80, sm_90. Predicted for an H200, 16 to 4 channels at 2x160x160x128: 0.26 GB and 0.06 ms each.
 #include "octets.cuh"
 
 constexpr int THREADS = 256, MOST = 4;

@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 
 from minibrain.arrays import array_module
+from minibrain.kernels import written
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
     MULTIPROCESSORS,
@@ -39,7 +40,7 @@ def spread(y, weight, geometry, bias=None):
     inputs, outputs = weight.shape[-2:]
     if not _fits(geometry, inputs, outputs):
         return None
-    y, weight = contiguous(y, weight)
+    y, weight = contiguous(written(y), weight)
     x = array_module(y).empty((*y.shape[:-1], inputs), y.dtype)
     voxels, arguments = prod(y.shape[:-1]), [y, weight, bias, x, outputs]
     launch_over_voxels("conv_pointwise.spread", 1, voxels, inputs, 8, arguments)

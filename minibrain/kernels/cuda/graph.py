@@ -104,7 +104,7 @@ def _pool_that_keeps_all(xp):
     def allocate(size: int):
         try:
             memory = xp.cuda.Memory(size)
-        except MemoryError:
+        except xp.cuda.runtime.CUDARuntimeError:  # no MemoryError below the pools
             xp.get_default_memory_pool().free_all_blocks()
             memory = xp.cuda.Memory(size)
         kept.append(memory)

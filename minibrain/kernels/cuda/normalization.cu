@@ -17,21 +17,27 @@
 
 constexpr int THREADS = 256;
 
+// x0 of a channel of a group: the median of its first, middle and last value, so that one value far
+// from all others is not it.
+__device__ inline float origin(const Real *x, Index voxels, Index channels) {
+    float a = x[0], b = x[voxels / 2 * channels], c = x[(voxels - 1) * channels];
+    return fmaxf(fminf(a, b), fminf(fmaxf(a, b), c));
+}
+
 // Unless who wrote x has summed it already, see duck_arrays.Summed, whose sums have no x0 taken off
-// them: quantity 0: sum of x - x0; 1: of (x - x0)^2, where x0 is the group's first value. If that
-// is d standard deviations from the mean, the variance loses 1 + d^2 times what the squares have
-// lost.
+// them: quantity 0: sum of x - x0; 1: of (x - x0)^2. If x0 is d standard deviations from the mean,
+// the variance loses 1 + d^2 times what the squares have lost.
 template <int WIDTH>
 __device__ void sum_centred(const Real *x, Index voxels, int channels, double *partial) {
     int channel = own_channel<WIDTH>();
     x += blockIdx.z * voxels * channels + channel;
-    Several<WIDTH> first = {};
-    if (channel < channels) first = several<WIDTH>(x);
+    float x0[WIDTH] = {};
+    for (int j = 0; j < WIDTH && channel < channels; ++j) x0[j] = origin(x + j, voxels, channels);
     sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
         Several<WIDTH> values = several<WIDTH>(x + voxel * channels);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
-            float centred = values[j] - first[j];
+            float centred = values[j] - x0[j];
             sums[j] += centred;
             sums[WIDTH + j] += centred * centred;
         }
@@ -60,7 +66,8 @@ extern "C" __global__ void finish_statistics(const Real *x, const double *partia
     partial += groups * parts * channels;
     double squares = sum_of_parts(partial, parts, channels, here);
     if (!here || threadIdx.y > 0) return;
-    mean[line] = (x ? float(x[group * voxels * channels + channel]) : 0) + sum / voxels;
+    float x0 = x ? origin(x + group * voxels * channels + channel, voxels, channels) : 0;
+    mean[line] = x0 + sum / voxels;
     variance[line] = (squares - sum * sum / voxels) / voxels;
     inv_std[line] = 1 / sqrtf(variance[line] + float(eps));
     if (!lines) return;

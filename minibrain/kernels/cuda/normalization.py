@@ -68,7 +68,7 @@ def _computed(x, gamma, beta, eps, axes, lines=None):
     voxels = x.size // groups // channels
     values, gamma, beta = contiguous(written(x), gamma, beta)
     if isinstance(x, Summed):
-        origin, partial = None, group_sums(x.sums, 2 * groups)
+        origin, partial = None, group_sums("reduce.sum_sums", x.sums, 2 * groups)
     else:
         origin, width = values, in_one_go(x)
         kernel, sizes = f"normalization.sum_centred_{width}", (groups, voxels, channels)

@@ -10,6 +10,7 @@ from minibrain.duck_arrays import DuckArray, Joined, Pending
 from minibrain.geometry import axis_of_padding_only, conv_geometry, per_axis
 from minibrain.kernels import takes, written
 from minibrain.kernels.cuda.arguments import (
+    LARGEST_GRID,
     alike,
     ceil_divide,
     contiguous,
@@ -121,11 +122,13 @@ def concat_forward(a, b):
     if not (supported(a, b) and a.shape[:-1] == b.shape[:-1]):
         return NotImplemented
     y = Joined(a, b)
+    if y.shape[-1] > LARGEST_GRID:
+        return NotImplemented
     return y, ConcatSaved(a.shape[-1], y.shape)
 
 
 def _fits(x):
-    return x.ndim in (3, 4, 5) and supported(x)
+    return x.ndim in (3, 4, 5) and supported(x) and x.shape[-1] <= LARGEST_GRID
 
 
 def _empty(x, size):

@@ -36,3 +36,12 @@ extern "C" __global__ void sum_channels(const Real *x, Index voxels, Index chann
         sums[0] += x[voxel * channels];
     });
 }
+
+// The same in double alone, for what are sums already, in float: where those of squares are exact,
+// what is left of their difference from the square of a sum is exact, too.
+extern "C" __global__ void sum_sums(const float *x, Index voxels, Index channels, double *partial) {
+    x += blockIdx.z * voxels * channels + own_channel<1>();
+    sum_over_voxels<1, 1, double>(voxels, channels, partial, [&](Index voxel, double *sums) {
+        sums[0] += x[voxel * channels];
+    });
+}

@@ -63,12 +63,13 @@ def launch_columns(kernel, columns, arguments):
 
 def channel_sum(x):
     """(..., C) -> (C,): sum over everything but the channels."""
-    return add_parts(group_sums(x, 1), 2, "add_parts_to_float", np.float32).reshape(x.shape[-1])
+    partial = group_sums("reduce.sum_channels", x, 1)
+    return add_parts(partial, 2, "add_parts_to_float", np.float32).reshape(x.shape[-1])
 
 
-def group_sums(x, groups):
+def group_sums(kernel, x, groups):
     """The same, in parts, for each of so many groups of x, one after the other in memory:
     (1, groups, parts, C)."""
     (x,) = contiguous(x)
     sizes = groups, x.size // x.shape[-1] // groups, x.shape[-1]
-    return partial_sums("reduce.sum_channels", x, 1, *sizes, [x])
+    return partial_sums(kernel, x, 1, *sizes, [x])
