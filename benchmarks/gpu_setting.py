@@ -57,7 +57,7 @@ class Setting(NamedTuple):
         return {
             "full": cls("cuda", (2, 160, 160, 128, 4), (2, 48, 32, 32, 4), 20, 7, 99),
             "quick": cls("cuda", (2, 160, 160, 128, 4), (2, 32, 32, 32, 4), 20, 3, 3),
-            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 16, 16, 4), 2, 1, 2),
+            "smoke": cls("cpu", (1, 32, 16, 16, 4), (1, 32, 32, 16, 4), 2, 1, 2),
         }[mode]
 
     def synchronize(self) -> None:

@@ -25,7 +25,7 @@ def self_test(model: UNet) -> tuple[bool, str]:
     """Whether every operation of a training step is right, on a network's device and in its
     precision, and which is furthest off. The step is one of a copy, on a small batch."""
     model, rng = deepcopy(model), np.random.default_rng(0)
-    size = (*(2**model.levels,) * (model.rank - 1), 2 ** (model.levels - 1))
+    size = (2**model.levels,) * model.rank  # norms of fewer voxels than 2^rank are ill-conditioned
     images = rng.standard_normal((1, *size, model.in_channels), np.float32)
     labels = rng.integers(0, model.classes, (1, *size), np.uint8)
     optimizer = Adam(model.named_parameters())
