@@ -30,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         declare(verbs)
     if hasattr(sys.stdout, "reconfigure"):  # names of files may hold what it cannot print
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = vars(parser.parse_args(arguments))
+    parsed, unknown = parser.parse_known_args(arguments)
+    options = vars(parsed)
     call, verb = options.pop("call"), options.pop("parser")
+    if unknown:
+        verb.error(f"unrecognized arguments: {' '.join(unknown)}")
     for name, value in options.items():
         if value == "" or (isinstance(value, list) and "" in value):  # of a variable not set
             verb.error(verb.named(f"{name}: got nothing, expected a text"))

@@ -326,6 +326,7 @@ def test_whether_it_can_be_written_is_asked_before_the_scores(runs, task, tmp_pa
         ("train --epochs few", "argument --epochs: invalid int value: 'few'"),
         ("train --data=", "argument --data: got nothing, expected a text; see minibrain train "),
         ("compare RUN ''", "argument RUN: got nothing, expected a text"),
+        ("inspect A B", "unrecognized arguments: B; see minibrain inspect --help"),
         ("train --patch-size 16 16", "argument --patch-size: expected 3 arguments"),
         ("predict RUN A.nii --output O --whole --patch-size 8 8 8", "not allowed with"),
     ],
