@@ -52,6 +52,10 @@ def _exit_code(call: Callable[[], int | None], named: Callable[[str], str] = str
     except InputError as error:
         print(f"error: {named(str(error))}", file=sys.stderr)
         return 2
+    except MemoryError as error:  # of NumPy and CuPy: so much was asked for
+        reason = str(error).partition("\n")[0] or "none is left"
+        print(f"error: more memory is needed than there is: {reason}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `head` has seen enough
         _discard_output()
         return 141

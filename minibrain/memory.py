@@ -1,6 +1,7 @@
 """What a training step needs of memory, what there is, and which patches would fit into it."""
 
 import sys
+from bisect import bisect_left
 from contextlib import suppress
 from copy import deepcopy
 from math import prod
@@ -79,8 +80,16 @@ def fitting_patch(model: UNet, batch_shape: tuple[int, ...], available: int):
     samples, *size, channels = batch_shape
     step = 2 ** (model.levels - 1)
     size = [n // step * step for n in size]
+
+    def is_too_large(size) -> bool:
+        return estimate_memory(model, (samples, *size, channels)) > available
+
+    cubes = range(step, max(size), step)  # the largest axis may have a billion voxels: bisect
+    first = bisect_left(cubes, True, key=lambda most: is_too_large([min(n, most) for n in size]))
+    if first < len(cubes):
+        size = [min(n, cubes[first]) for n in size]
     while min(size) >= step:
-        if estimate_memory(model, (samples, *size, channels)) <= available:
+        if not is_too_large(size):
             return tuple(size)
         size[size.index(max(size))] -= step
     return None

@@ -402,6 +402,15 @@ def test_a_warning_is_one_line(capsys):
     assert capsys.readouterr().err == "warning: channel 2 is constant\n"
 
 
+def test_too_little_memory_is_one_line(capsys):
+    def take():
+        raise MemoryError("Unable to allocate 9 TiB\nmore")
+
+    assert cli._exit_code(take) == 2
+    expected = "error: more memory is needed than there is: Unable to allocate 9 TiB\n"
+    assert capsys.readouterr().err == expected
+
+
 # What is known of a run
 
 

@@ -65,6 +65,23 @@ def test_the_patch_that_is_suggested_fits_and_the_next_larger_does_not(limit):
     assert estimate_memory(model, (2, *larger, 4)) > limit or patch == shape[1:-1]
 
 
+@pytest.mark.parametrize("shape", [(96, 80, 72), (8, 100, 4), (64, 64, 64), (4, 4, 4)])
+@pytest.mark.parametrize("limit", [4e7, 1e8, 3e8, 1e12])
+def test_it_is_what_shortening_the_longest_axis_step_by_step_comes_to(shape, limit):
+    model = brain_3d_small()
+    size = [n // 4 * 4 for n in shape]
+    while min(size) >= 4 and estimate_memory(model, (2, *size, 4)) > limit:
+        size[size.index(max(size))] -= 4
+    expected = tuple(size) if min(size) >= 4 else None
+    assert fitting_patch(model, (2, *shape, 4), limit) == expected
+
+
+def test_an_axis_of_a_billion_voxels_is_shortened_at_once():
+    patch = fitting_patch(brain_3d_small(), (2, 16, 16, 10**9, 4), 1e9)
+    assert patch[:2] == (16, 16)
+    assert patch[2] > 1000
+
+
 def test_no_patch_fits_where_the_parameters_do_not():
     assert fitting_patch(brain_3d_small(), (2, 32, 32, 32, 4), 1e6) is None
 

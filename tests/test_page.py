@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import zlib
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
@@ -427,6 +427,35 @@ def test_nothing_sticks_out_at_the_side(width, run_page, comparison_page, browse
         opened(browser, path)
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
     browser.resize(1280)
+
+
+def test_the_button_lies_on_no_link(run_page, browser):
+    """Where there is room for some of the links only, as on a phone, they end before it."""
+    browser.resize(390)
+    opened(browser, run_page)
+    under = browser.evaluate(
+        """(({ left, right, y, height }) => [left + 2, (left + right) / 2, right - 2].map(x =>
+        document.elementsFromPoint(x, y + height / 2).map(element => element.tagName))
+        )(document.querySelector("nav button").getBoundingClientRect())"""
+    )
+    browser.resize(1280)
+    assert all(tags[0] == "BUTTON" and "A" not in tags for tags in under)
+
+
+def test_curves_name_their_axis_and_say_whose_network_is_judged(page):
+    for chart in range(2):
+        texts = f"[...document.querySelectorAll('#curves svg')[{chart}].querySelectorAll('text')]"
+        shown = page.evaluate(f"{texts}.map(text => text.textContent)")
+        assert shown.count("epoch") == 1
+        boxes = page.evaluate(
+            f"""{texts}.map(text => text.getBoundingClientRect())
+            .map(box => [box.left, box.top, box.right, box.bottom])"""
+        )
+        for one, other in combinations(boxes, 2):
+            apart = (one[i] >= other[i + 2] or other[i] >= one[i + 2] for i in (0, 1))
+            assert any(apart), shown
+    text = page.evaluate("document.getElementById('curves').innerText")
+    assert "the epoch with the highest IoU on the validation cases" in text
 
 
 def test_dark_follows_the_system_and_the_button(browser, run_page):
