@@ -132,8 +132,8 @@ def judge_run(path: str | Path, data: str | Path | None = None) -> Path:
     if judged.background:
         summary["background"] = judged.background.summary()
     report = _write_results(run.path, task, judged, run.predictions, summary)
-    print(f"\nvoxel-wise classifier without context: {_number(run.baseline)}")
     iou = summary["network"]["iou"]["pooled_foreground_mean"]
+    print(f"\nof a classifier that sees single voxels: mean foreground IoU {_number(run.baseline)}")
     print(f"held-out mean foreground IoU: {_number(iou)}")
     return report
 
@@ -236,7 +236,7 @@ def _write_results(
     write_cases(judged.evaluation, scores)
     write_report(report, judged.name, task, [judged], [predictions])
     cases = counted(len(judged.evaluation.cases), "case")
-    print(f"\n{cases}, in the space of their files\n\n{class_table(judged.evaluation)}\n")
+    print(f"\n{cases}, in the space of the original files\n\n{class_table(judged.evaluation)}\n")
     if judged.background:
         print(_background_text(judged.background), end="\n\n")
     for path in (output / "summary.json", scores, report):
