@@ -61,7 +61,7 @@ def test_the_main_job_on_a_gpu(precision, gpu, tmp_path, monkeypatch, capsys):
     )
     folder = experiment.run(config)
     assert f"self-test in {precision} on cuda: right" in capsys.readouterr().out
-    assert {"conv.correlate", "conv.weight_gradient", "optimizers.adam"} <= set(gpu.launches)
+    assert {"conv.correlate_4", "conv.weight_gradient_1", "optimizers.adam"} <= set(gpu.launches)
 
     on_cpu = replace(config, device="cpu", precision="fp32", output=str(tmp_path / "cpu"))
     expected = losses(experiment.run(on_cpu))
