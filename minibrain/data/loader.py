@@ -183,7 +183,8 @@ def batches(
     training : shuffle and augment; otherwise the samples come as they are, in their own order
     first : number of the batch to start with, as the ones before it are done
     device : "cuda" for arrays on a GPU, where they are brought while the batch before is used.
-        Up to 16 batches, as many as there are cores, are then read at once, otherwise one
+        Up to 16 batches, as many as there are cores, are then read at once, otherwise one; each
+        takes twice its size in memory meanwhile
 
     Returns
     -------
