@@ -30,7 +30,9 @@ struct Product {
 };
 
 __attribute__((optimize("O3"))) inline void multiply_add_all(Product **lanes) {
-    float a[16][16], b[16][8], d[16][8];
+    using Row = float __attribute__((vector_size(8 * sizeof(float))));
+    float a[16][16];
+    Row b[16], d[16];
     for (int lane = 0; lane < 32; ++lane) {
         int g = lane / 4, t = lane % 4 * 2;
         const Product &mine = *lanes[lane];
@@ -44,9 +46,11 @@ __attribute__((optimize("O3"))) inline void multiply_add_all(Product **lanes) {
             b[t + i * 8 + 1][g] = widened(mine.b[i] >> 16);
         }
     }
-    for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < 16; ++k)
-            for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
+    for (int row = 0; row < 16; ++row) {
+        Row sums = d[row];
+        for (int k = 0; k < 16; ++k) sums += a[row][k] * b[k];
+        d[row] = sums;
+    }
     for (int lane = 0; lane < 32; ++lane)
         for (int i = 0; i < 4; ++i)
             lanes[lane]->d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];

@@ -93,39 +93,42 @@ using Body = void (*)(void *kernel, void **arguments);
 inline std::vector<Fiber *> fibers;  // kept from launch to launch: fiber t runs thread t
 inline std::vector<Warp> warps;
 inline Meeting block_meeting;
-inline Fiber *current;
+inline Fiber *current, **turn;  // turn: of the lanes of a warp that follow it, up to a null
 inline jmp_buf scheduler;
 inline dim3 grid_size, block_size, block_index;
 inline unsigned progress;  // counts meetings held and threads finished
+inline unsigned finished;  // threads of this block
 inline Body body;
 inline void *kernel;
 inline void **arguments;
 inline bool late_copies;
 inline const char *fault;  // that a kernel made and the launch is to report
 
+void live();
+
+inline void go_on() {  // with the lane whose turn is next, or with the scheduler
+    current = *turn++;
+    if (!current) _longjmp(scheduler, 1);
+    if (current->started) _longjmp(current->state, 1);
+    current->started = true;
+    getcontext(&current->context);
+    current->context.uc_stack.ss_sp = current->stack.data();
+    current->context.uc_stack.ss_size = STACK;
+    makecontext(&current->context, live, 0);
+    setcontext(&current->context);
+}
+
 inline void pause() {
-    if (!_setjmp(current->state)) _longjmp(scheduler, 1);
+    if (!_setjmp(current->state)) go_on();
 }
 
 inline void live() {  // the life of a fiber: one thread of each block, for ever
     for (;;) {
         body(kernel, arguments);
         current->finished = true;
-        ++progress;
+        ++progress, ++finished;
         pause();
     }
-}
-
-inline void resume(Fiber *fiber) {
-    current = fiber;
-    if (_setjmp(scheduler)) return;
-    if (fiber->started) _longjmp(fiber->state, 1);
-    fiber->started = true;
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.data();
-    fiber->context.uc_stack.ss_size = STACK;
-    makecontext(&fiber->context, live, 0);
-    setcontext(&fiber->context);
 }
 
 inline void meet(Meeting &meeting) {
@@ -165,10 +168,14 @@ inline void prepare_block(unsigned threads) {
 
 inline void step_warp(unsigned warp, unsigned threads, bool descending) {
     unsigned first = warp * WARP, count = min(WARP, threads - first);
+    Fiber *lanes[WARP + 1], **end = lanes;
     for (unsigned i = 0; i < count; ++i) {
         Fiber *fiber = fibers[first + (descending ? count - 1 - i : i)];
-        if (!fiber->finished) resume(fiber);
+        if (!fiber->finished) *end++ = fiber;
     }
+    *end = nullptr;
+    turn = lanes;
+    if (!_setjmp(scheduler)) go_on();
 }
 
 inline const char *run_block(const Launch &launch) {
@@ -178,11 +185,8 @@ inline const char *run_block(const Launch &launch) {
     std::memset(shared_memory, 0xff, launch.shared_bytes + GUARD);
     late_copies = launch.schedule & 4;
     fault = nullptr;
-    auto all_finished = [&] {
-        return std::all_of(fibers.begin(), fibers.begin() + threads,
-                           [](Fiber *fiber) { return fiber->finished; });
-    };
-    while (!all_finished()) {
+    finished = 0;
+    while (finished < threads) {
         unsigned before = progress;
         for (unsigned i = 0; i < warps.size(); ++i) {
             unsigned warp = descending ? warps.size() - 1 - i : i, last;

@@ -27,7 +27,7 @@ from minibrain.kernels.cuda import loader
 
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / f"minibrain-emulation-{os.getuid()}"
-COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+COMPILER = ["g++", "-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-w"]
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
 GUARD = 1024  # elements on either side of an array
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
@@ -182,18 +182,31 @@ def _address(array):
 def _compiled(source):
     kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source)
     exports = "".join(f"EMULATE({kernel})\n" for kernel in kernels)
-    includes = "".join(f'#include "{header}"\n' for header in HEADERS)
-    program = f"{includes}{source}\n{exports}"
-    key = "".join(map(Path.read_text, HEADERS)) + program + " ".join(COMPILER)
-    path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    options = ["-shared", "-include", _headers()]
+    return ctypes.CDLL(str(_built(f"{source}\n{exports}", options, ".so")))
+
+
+@cache
+def _headers():
+    """Both headers as one, compiled in advance: it takes as long as what comes after them."""
+    text = "".join(map(Path.read_text, HEADERS)).replace("#pragma once", "")
+    return _built(text, ["-xc++-header"], ".h.gch").with_suffix("")
+
+
+def _built(text, options, suffix):
+    """The path of what the compiler makes of a text, which is beside it; made once on a machine."""
+    command = [*COMPILER, *options]
+    key = hashlib.sha256(f"{text} {command}".encode()).hexdigest()[:24]
+    path = CACHE / f"{key}{suffix}"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            file = Path(folder) / "kernels.cpp"
-            file.write_text(program)
-            subprocess.run([*COMPILER, file, "-o", file.with_suffix(".so")], check=True)
-            os.replace(file.with_suffix(".so"), path)
-    return ctypes.CDLL(str(path))
+            file = Path(folder) / "text.cpp"
+            file.write_text(text)
+            subprocess.run([*command, file, "-o", file.with_suffix(suffix)], check=True)
+            os.replace(file, path.with_suffix(""))
+            os.replace(file.with_suffix(suffix), path)
+    return path
 
 
 @contextmanager

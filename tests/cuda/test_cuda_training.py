@@ -252,22 +252,22 @@ def bytes_saved(trace, field):
     return sum(s.bytes for node in trace.nodes for s in node.saved if s.field == field)
 
 
-def test_the_3d_reference_network_is_trained_in_4_gigabytes(monkeypatch):
+def test_the_3d_reference_network_is_trained_in_4_gigabytes():
     """In bfloat16, at 2x160x160x128: what the kernels keep is counted without running them."""
     model = brain_3d(dtype=BFLOAT16)
     for parameter in model.named_parameters().values():
         parameter.value = on_device(parameter.value)
-    with emulated():
-        monkeypatch.setattr(loader, "launch", lambda *arguments, **options: None)
+    with emulated(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "launch", lambda *arguments, **options: None)
         assert estimate_memory(model, (2, 160, 160, 128, 4)) < 4e9
 
 
 @pytest.mark.parametrize("allocations", [0, 1, 40, 90])
-def test_too_little_memory_is_one_error_with_the_sizes(monkeypatch, allocations):
+def test_too_little_memory_is_one_error_with_the_sizes(allocations):
     images, labels = batch("3d")
     model = network("3d", device=True)
     optimizer = Adam(model.named_parameters())
-    with emulated():
+    with emulated(), pytest.MonkeyPatch.context() as patch:
         enough, left = standin.empty, [allocations]
 
         def empty(shape, dtype):
@@ -276,7 +276,7 @@ def test_too_little_memory_is_one_error_with_the_sizes(monkeypatch, allocations)
                 raise MemoryError("Out of memory allocating 1,024 bytes (allocated so far: 2 GB).")
             return enough(shape, dtype)
 
-        monkeypatch.setattr(standin, "empty", empty)
+        patch.setattr(standin, "empty", empty)
         with pytest.raises(InputError, match=r"\(2, 8, 12, 4, 3\).*1,024 bytes.*smaller") as error:
             train_step(model, optimizer, images, labels, step=0)
     assert "\n" not in str(error.value)

@@ -197,10 +197,10 @@ def test_arrays_that_take_the_place_of_others_are_recorded_anew():
     assert plain.bits() == repeated.bits()
 
 
-def test_memory_of_a_recording_is_its_own_but_for_tables_that_outlive_it(monkeypatch):
+def test_memory_of_a_recording_is_its_own_but_for_tables_that_outlive_it():
     run, pools, streams = Run(RepeatedStep()), [], []
     optimizers._table.cache_clear()
-    with emulated():
+    with emulated(), pytest.MonkeyPatch.context() as patch:
         empty, asarray = standin.empty, standin.asarray
 
         def asked(function):
@@ -211,14 +211,14 @@ def test_memory_of_a_recording_is_its_own_but_for_tables_that_outlive_it(monkeyp
 
             return ask
 
-        monkeypatch.setattr(standin, "empty", asked(empty))
+        patch.setattr(standin, "empty", asked(empty))
         for _ in range(3):
             run.take(*batch())
         assert {*pools} == {run.step.recording.pool}
         assert {*streams} == {run.step.recording.stream}
         pools.clear()
         optimizers._table.cache_clear()
-        monkeypatch.setattr(standin, "asarray", asked(asarray))
+        patch.setattr(standin, "asarray", asked(asarray))
         with standin.using_allocator(run.step.recording.pool.malloc):
             optimizers._table_of(*[[p.grad for p in run.optimizer.parameters]] * 2)
         assert pools == [standin.get_default_memory_pool()]
@@ -291,10 +291,10 @@ def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
 
 
 @pytest.mark.parametrize("lasting", [False, True])
-def test_too_little_memory_while_recording(monkeypatch, lasting):
+def test_too_little_memory_while_recording(lasting):
     """The step is taken without; if that fails too, one error says what to change."""
     plain, repeated = Run(train_step), Run(RepeatedStep())
-    with emulated():
+    with emulated(), pytest.MonkeyPatch.context() as patch:
         enough = standin.empty
 
         def empty(shape, dtype):
@@ -303,7 +303,7 @@ def test_too_little_memory_while_recording(monkeypatch, lasting):
             return enough(shape, dtype)
 
         want = [plain.take(*batch()) for _ in range(2)]
-        monkeypatch.setattr(standin, "empty", empty)
+        patch.setattr(standin, "empty", empty)
         assert repeated.take(*batch()) == want[0]
         expected = pytest.raises(InputError, match=r"\(2, 8, 4\).*1,024 bytes.*smaller")
         with expected if lasting else nullcontext(), pytest.warns(UserWarning, match="1,024 bytes"):

@@ -6,7 +6,6 @@ roundings of the sum of their magnitudes; a result in bfloat16 is rounded once m
 """
 
 import re
-import struct
 from math import prod
 
 import ml_dtypes
@@ -18,9 +17,8 @@ from emulator import LATE_COPIES, SCHEDULES, emulated
 import minibrain.functional as F
 from benchmarks import predict_gpu
 from minibrain.duck_arrays import Joined
-from minibrain.errors import InputError
 from minibrain.geometry import conv_geometry, conv_transpose_geometry
-from minibrain.kernels.cuda import conv_planes, conv_tiles, loader
+from minibrain.kernels.cuda import conv_planes, conv_tiles
 from minibrain.kernels.cuda import conv_tensor_core as tensor_core
 from minibrain.models import UNet
 
@@ -332,37 +330,3 @@ def test_predicted_times_are_longer_than_the_products_alone(capsys):
     products = 2.2e12 / predict_gpu.PRODUCTS  # of a whole training step
     assert "Predicted, not measured" in table
     assert 1e3 * products < float(re.search(r"Together (.+) ms", table)[1]) < 2e3 * products
-
-
-HMMA = 0x23C  # the lower 12 bits of the instruction of 16 bytes that multiplies on tensor cores
-
-
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize(
-    ("file", "least"), [("conv_planes", 300), ("conv_planes_gradient", 200), ("conv_tiles", 100)]
-)
-def test_every_kernel_of_these_computes_on_tensor_cores(file, least, architecture):
-    try:
-        compiler = loader.Compiler()
-    except InputError as error:
-        pytest.skip(str(error))
-    options = (*loader.OPTIONS, f"-arch={architecture}")
-    code, _ = compiler.compile(loader.source(file), f"{file}.cu", options)
-    counts = {
-        kernel: np.count_nonzero((np.frombuffer(text, "<u8")[::2] & 0xFFF) == HMMA)
-        for kernel, text in kernel_texts(code)
-    }
-    assert len(counts) == loader.source(file).count('extern "C" __global__')
-    assert all(counts.values()), counts
-    assert sum(counts.values()) >= least
-
-
-def kernel_texts(cubin):
-    """(name, machine code) of every kernel: the sections .text.NAME of an ELF file."""
-    (start,) = struct.unpack_from("<Q", cubin, 0x28)
-    size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQ", cubin, start + i * size) for i in range(count)]
-    for name, *_, offset, length in sections:
-        name = cubin[sections[names][4] + name :].partition(b"\0")[0].decode()
-        if name.startswith(".text."):
-            yield name.removeprefix(".text."), cubin[offset : offset + length]
