@@ -4,7 +4,8 @@
 // until it has to wait for others: at __syncthreads (for the block) or a shuffle (for its warp).
 // So a barrier that is missing lets one thread run as far ahead as it can, and shows. Before each
 // block shared memory is filled with NaN, and what lies behind the bytes that the launch asked for
-// is watched. A schedule has three bits: 1 runs blocks, warps and lanes in descending order; 2 runs
+// is watched. What is read or written at once must begin at a multiple of its size, as on a device:
+// g++ calls a function here where it does not. A schedule has three bits: 1 runs blocks, warps and lanes in descending order; 2 runs
 // one warp as far as it gets before the next, instead of all of them a step at a time; 4 makes
 // asynchronous copies as late as they may be, see emulated_tensor_core.h.
 //
@@ -45,7 +46,8 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
-constexpr size_t SHARED_LIMIT = 227 * 1024, GUARD = 1024;
+// the least that a block may have on any device from sm_80 on: sm_86, sm_89 and sm_120 have no more
+constexpr size_t SHARED_LIMIT = 99 * 1024, GUARD = 1024;
 alignas(128) double shared_memory[(SHARED_LIMIT + GUARD) / sizeof(double)];
 
 namespace emulation {
@@ -128,6 +130,15 @@ inline void resume(Fiber *fiber) {
     setcontext(&fiber->context);
 }
 
+// The thread ends here, before it does what is wrong, and begins anew in the next block.
+inline void stop(const char *reason) {
+    fault = reason;
+    current->started = false;
+    current->finished = true;
+    ++progress;
+    pause();
+}
+
 inline void meet(Meeting &meeting) {
     unsigned before = meeting.held;
     if (++meeting.arrived == meeting.members) {
@@ -193,7 +204,8 @@ inline const char *run_block(const Launch &launch) {
         }
         if (progress == before) {
             fibers.clear();  // those that wait for ever are left behind
-            return "threads wait for others that never come: a barrier that not all reach";
+            return fault ? fault
+                         : "threads wait for others that never come: a barrier that not all reach";
         }
     }
     const char *used = reinterpret_cast<char *>(shared_memory) + launch.shared_bytes;
@@ -252,6 +264,10 @@ template <class... Parameters> const char *signature(void (*)(Parameters...)) {
 }
 
 }  // namespace emulation
+
+extern "C" void __ubsan_handle_type_mismatch_v1(void *, void *) {
+    emulation::stop("memory is read or written at an odd place");
+}
 
 #define threadIdx (emulation::current->index)
 #define blockIdx (emulation::block_index)

@@ -28,8 +28,10 @@ from minibrain.kernels.cuda import loader
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / f"minibrain-emulation-{os.getuid()}"
 COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+COMPILER += ["-fsanitize=alignment"]
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
 GUARD = 1024  # elements on either side of an array
+WHOLE = 16  # bytes, the most that a thread reads at once
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
 POISON = {1: np.uint8(0xBF), 2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF)}
 POISON[8] = np.uint64(0x7FF7FFFFFFFFFFFF)
@@ -114,11 +116,13 @@ class _Guarded:
         self.channels = array.shape[-1] if array.ndim > 1 else array.size
         self.pitch = self.channels if array.flags.c_contiguous else _pitch(array)
         voxels = array.size // max(1, self.channels)
-        self.buffer = np.full(2 * GUARD + voxels * self.pitch, poison)
-        self.inside = self.buffer[GUARD:-GUARD]
+        first = GUARD + array.ctypes.data % WHOLE // array.itemsize  # as odd a place as the array's
+        end = first + voxels * self.pitch
+        self.buffer = np.full(end + GUARD, poison)
+        self.inside = self.buffer[first:end]
         self.voxels = self.inside.reshape(voxels, self.pitch)
         self.voxels[:, : self.channels] = self._bits()
-        self.beside = [self.buffer[:GUARD], self.buffer[-GUARD:], self.voxels[:, self.channels :]]
+        self.beside = self.buffer[:first], self.buffer[end:], self.voxels[:, self.channels :]
         self.poison = poison
 
     def give_back(self, name):
