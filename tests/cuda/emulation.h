@@ -12,6 +12,7 @@
 // Not seen: bank conflicts, weak memory ordering, races between blocks beyond their two orders.
 #pragma once
 #include <setjmp.h>
+#include <signal.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -139,6 +140,19 @@ inline void stop(const char *reason) {
     pause();
 }
 
+// While it lives, a thread ends where it touches memory that is protected, beside an array say.
+struct Trap {
+    struct sigaction before;
+
+    Trap() {
+        struct sigaction action = {};
+        action.sa_handler = [](int) { stop("memory of no array is read or written"); };
+        action.sa_flags = SA_NODEFER;  // it does not return
+        sigaction(SIGSEGV, &action, &before);
+    }
+    ~Trap() { sigaction(SIGSEGV, &before, nullptr); }
+};
+
 inline void meet(Meeting &meeting) {
     unsigned before = meeting.held;
     if (++meeting.arrived == meeting.members) {
@@ -223,6 +237,7 @@ inline const char *run(const Launch &launch) {
         return "more shared memory than a block can have";
     grid_size = {g[0], g[1], g[2]};
     block_size = {b[0], b[1], b[2]};
+    Trap trap;
     for (long long i = launch.first_block; i < launch.end_block; ++i) {
         long long n = launch.schedule & 1 ? launch.first_block + launch.end_block - 1 - i : i;
         block_index = {unsigned(n % g[0]), unsigned(n / g[0] % g[1]), unsigned(n / g[0] / g[1])};

@@ -79,7 +79,8 @@ def test_threads_meet_at_barriers_and_shuffles(launch, schedule):
         ("reverse_in_block", 96, 250_000, None, "more shared memory"),
         ("reverse_in_block", 2048, 4 * 96, None, "a block of this size"),
         ("reverse_in_block", 96, 400, ("__sync", "if (threadIdx.x) __sync"), "never come"),
-        ("reverse_in_block", 96, 400, ("y[glo", "y[1 + glo"), "wrote beside an array"),
+        ("reverse_in_block", 96, 400, ("y[glo", "y[1 + glo"), "memory of no array"),
+        ("reverse_in_block", 96, 400, ("y[glo", "y[-1 + glo"), "wrote beside an array"),
         ("scale", 96, 0, None, "another number of arguments"),
     ],
 )
