@@ -4,13 +4,16 @@
 // until it has to wait for others: at __syncthreads (for the block) or a shuffle (for its warp).
 // So a barrier that is missing lets one thread run as far ahead as it can, and shows. Before each
 // block shared memory is filled with NaN, and what lies behind the bytes that the launch asked for
-// is watched. A schedule has three bits: 1 runs blocks, warps and lanes in descending order; 2 runs
-// one warp as far as it gets before the next, instead of all of them a step at a time; 4 makes
-// asynchronous copies as late as they may be, see emulated_tensor_core.h.
+// is watched. What is read or written at once must begin at a multiple of its size, as on a device:
+// g++ calls a function here where it does not. A schedule has three bits: 1 runs blocks, warps and
+// lanes in descending order; 2 runs one warp as far as it gets before the next, instead of all of
+// them a step at a time; 4 makes asynchronous copies as late as they may be, see
+// emulated_tensor_core.h.
 //
 // Not seen: bank conflicts, weak memory ordering, races between blocks beyond their two orders.
 #pragma once
 #include <setjmp.h>
+#include <signal.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -45,7 +48,8 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
-constexpr size_t SHARED_LIMIT = 227 * 1024, GUARD = 1024;
+// the least that a block may have on any device from sm_80 on: sm_86, sm_89 and sm_120 have no more
+constexpr size_t SHARED_LIMIT = 99 * 1024, GUARD = 1024;
 alignas(128) double shared_memory[(SHARED_LIMIT + GUARD) / sizeof(double)];
 
 namespace emulation {
@@ -131,6 +135,28 @@ inline void live() {  // the life of a fiber: one thread of each block, for ever
     }
 }
 
+// The thread ends here, before it does what is wrong, and begins anew in the next block.
+inline void stop(const char *reason) {
+    fault = reason;
+    current->started = false;
+    current->finished = true;
+    ++progress, ++finished;
+    pause();
+}
+
+// While it lives, a thread ends where it touches memory that is protected, beside an array say.
+struct Trap {
+    struct sigaction before;
+
+    Trap() {
+        struct sigaction action = {};
+        action.sa_handler = [](int) { stop("memory of no array is read or written"); };
+        action.sa_flags = SA_NODEFER;  // it does not return
+        sigaction(SIGSEGV, &action, &before);
+    }
+    ~Trap() { sigaction(SIGSEGV, &before, nullptr); }
+};
+
 inline void meet(Meeting &meeting) {
     unsigned before = meeting.held;
     if (++meeting.arrived == meeting.members) {
@@ -197,7 +223,8 @@ inline const char *run_block(const Launch &launch) {
         }
         if (progress == before) {
             fibers.clear();  // those that wait for ever are left behind
-            return "threads wait for others that never come: a barrier that not all reach";
+            return fault ? fault
+                         : "threads wait for others that never come: a barrier that not all reach";
         }
     }
     const char *used = reinterpret_cast<char *>(shared_memory) + launch.shared_bytes;
@@ -215,6 +242,7 @@ inline const char *run(const Launch &launch) {
         return "more shared memory than a block can have";
     grid_size = {g[0], g[1], g[2]};
     block_size = {b[0], b[1], b[2]};
+    Trap trap;
     for (long long i = launch.first_block; i < launch.end_block; ++i) {
         long long n = launch.schedule & 1 ? launch.first_block + launch.end_block - 1 - i : i;
         block_index = {unsigned(n % g[0]), unsigned(n / g[0] % g[1]), unsigned(n / g[0] / g[1])};
@@ -256,6 +284,10 @@ template <class... Parameters> const char *signature(void (*)(Parameters...)) {
 }
 
 }  // namespace emulation
+
+extern "C" void __ubsan_handle_type_mismatch_v1(void *, void *) {
+    emulation::stop("memory is read or written at an odd place");
+}
 
 #define threadIdx (emulation::current->index)
 #define blockIdx (emulation::block_index)

@@ -5,8 +5,6 @@
 plants one after the other, runs the test that is meant to catch it in every schedule, and prints a
 table. A fault is a text of the sources and what stands in its place; where the text is gone the
 fault must be written anew. Every run is a process of its own: a wrong offset may end it.
-
-Not caught: reading beside an array what is then not used.
 """
 
 import os
@@ -250,6 +248,8 @@ FAULTS = [
           numbers_of_adam),
     Fault("missing barrier after Adam's corrections", "optimizers.cu",
           f"{BARRIER}\n    float b1", "float b1", adam),
+    Fault("read beside an array and not used", "normalization.cu",
+          "j < WIDTH && channel < channels;", "j < WIDTH;", norm_relu),
     Fault("gradients scaled by another number", "optimizers.cu", "by = *factor", "by = factor[1]",
           scaled),
 ]  # fmt: skip
