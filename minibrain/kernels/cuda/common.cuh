@@ -238,15 +238,18 @@ template <class Visit> __device__ void each_voxel(Index voxels, Visit visit) {
 }
 
 // Sums over voxels, for every channel and in a fixed order: first within this block's share, for
-// which add(voxel, sums) adds to `quantities` sums of the thread's channels. The block writes
-// partial[quantity, group, part, channel]; kernels of columns add the parts up, see parts.cuh.
+// which add(voxel, load(voxel), sums) adds to `quantities` sums of the thread's channels. The block
+// writes partial[quantity, group, part, channel]; kernels of columns add the parts up, see
+// parts.cuh.
 //
 // FEW voxels are summed in float, unless Sum is double: a conversion to double takes as long as
 // eight additions. What is lost to that are FEW roundings of 2^-24, however many voxels there are.
-constexpr int FEW = 8;
+// AHEAD voxels are loaded before the first of them is used: with sums in all registers, threads are
+// too few to keep memory busy with one each.
+constexpr int FEW = 8, AHEAD = 2;
 
-template <int quantities, int WIDTH = 1, class Sum = float, class Add>
-__device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add add) {
+template <int quantities, int WIDTH = 1, class Sum = float, class Load, class Add>
+__device__ void sum_over_voxels(Index voxels, int channels, double *partial, Load load, Add add) {
     constexpr int SUMS = quantities * WIDTH;
     int length = blockDim.x * WIDTH, first = blockIdx.y * length, rows = blockDim.y;
     int mine = threadIdx.x * WIDTH, threads = blockDim.x * rows;
@@ -256,8 +259,17 @@ __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add
     double sums[SUMS] = {};
     for (int i = 0; i < count; i += FEW) {
         Sum few[SUMS] = {};
-#pragma unroll 2
-        for (int k = i; k < min(i + FEW, count); ++k) add(begin + (Index)k * rows, few);
+#pragma unroll 1
+        for (int k = i; k < min(i + FEW, count); k += AHEAD) {
+            Index voxel = begin + (Index)k * rows;
+            decltype(load(voxel)) loaded[AHEAD];
+#pragma unroll
+            for (int a = 0; a < AHEAD; ++a)
+                if (k + a < count) loaded[a] = load(voxel + a * rows);
+#pragma unroll
+            for (int a = 0; a < AHEAD; ++a)
+                if (k + a < count) add(voxel + a * rows, loaded[a], few);
+        }
 #pragma unroll
         for (int j = 0; j < SUMS; ++j) sums[j] += few[j];
     }

@@ -35,9 +35,13 @@ correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *w
 #pragma unroll
             for (int o = 0; o < MOST; ++o) sums[o] += octet[i] * w[c + i][o];
     }
+    y += voxel * outputs;
+    if (outputs == MOST)
+        *reinterpret_cast<uint2 *>(y) = {pack(sums[0], sums[1]), pack(sums[2], sums[3])};
+    else
 #pragma unroll
-    for (int o = 0; o < MOST; ++o)
-        if (o < outputs) y[voxel * outputs + o] = sums[o];
+        for (int o = 0; o < MOST; ++o)
+            if (o < outputs) y[o] = sums[o];
 }
 
 // A thread computes one octet of several voxels, see common.cuh, and keeps its weights. Moves y

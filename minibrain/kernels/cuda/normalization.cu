@@ -33,15 +33,16 @@ __device__ void sum_centred(const Real *x, Index voxels, int channels, double *p
     x += blockIdx.z * voxels * channels + channel;
     float x0[WIDTH] = {};
     for (int j = 0; j < WIDTH && channel < channels; ++j) x0[j] = origin(x + j, voxels, channels);
-    sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
-        Several<WIDTH> values = several<WIDTH>(x + voxel * channels);
+    auto load = [&](Index voxel) { return several<WIDTH>(x + voxel * channels); };
+    auto add = [&](Index, const Several<WIDTH> &values, float *sums) {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             float centred = values[j] - x0[j];
             sums[j] += centred;
             sums[WIDTH + j] += centred * centred;
         }
-    });
+    };
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, load, add);
 }
 
 extern "C" __global__ void sum_centred_1(const Real *x, Index voxels, Index channels,
@@ -121,7 +122,8 @@ __device__ void write_pending(const Real *raw, const Pending &pending, Real *y, 
     each_voxel(voxels, [&](Index voxel) {
         Index i = (blockIdx.z * voxels + voxel) * channels + channel;
         float values[WIDTH];
-        pending.activate(values, several<WIDTH>(raw + i), i, own);
+        Several<WIDTH> loaded = several<WIDTH>(raw + i);
+        pending.activate(values, loaded, i, own);
         write(y + i, values);
     });
 }
@@ -156,13 +158,21 @@ template <int WIDTH> struct Upstream {
             own.centre[j] = mean[line + j], own.scale[j] = inv_std[line + j] * gamma[channel + j];
     }
 
-    // And x - mean; the voxel is element i.
-    __device__ void read(float (&gradient)[WIDTH], float (&centred)[WIDTH], Index voxel,
-                         Index i) const {
-        Several<WIDTH> upstream = dy.read<WIDTH>(voxel, channel), values = several<WIDTH>(x + i);
+    struct Loaded {
+        Several<WIDTH> dy, x;
+    };
+
+    // The voxel is element i.
+    __device__ Loaded load(Index voxel, Index i) const {
+        return {dy.read<WIDTH>(voxel, channel), several<WIDTH>(x + i)};
+    }
+
+    // And x - mean.
+    __device__ void gradients(float (&gradient)[WIDTH], float (&centred)[WIDTH],
+                              const Loaded &loaded, Index i) const {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            gradient[j] = upstream[j], centred[j] = values[j] - own.centre[j];
+            gradient[j] = loaded.dy[j], centred[j] = loaded.x[j] - own.centre[j];
         if (!pending.lines) return;
         pending.drop(gradient, i);
 #pragma unroll
@@ -178,16 +188,19 @@ __device__ void sum_gradients(const View &dy, const Real *x, const Pending &pend
                               Index voxels, int channels, double *partial) {
     int channel = own_channel<WIDTH>(), inside = min(channel, channels - WIDTH);
     Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, inside, channels);
-    sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
-        voxel += blockIdx.z * voxels;
+    Index before = blockIdx.z * voxels;
+    auto element = [&](Index voxel) { return voxel * channels + channel; };
+    auto load = [&](Index voxel) { return up.load(before + voxel, element(before + voxel)); };
+    auto add = [&](Index voxel, const typename Upstream<WIDTH>::Loaded &loaded, float *sums) {
         float gradient[WIDTH], centred[WIDTH];
-        up.read(gradient, centred, voxel, voxel * channels + channel);
+        up.gradients(gradient, centred, loaded, element(before + voxel));
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             sums[j] += gradient[j];
             sums[WIDTH + j] += gradient[j] * centred[j];
         }
-    });
+    };
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, load, add);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
@@ -242,7 +255,7 @@ __device__ void normalize_backward(const View &dy, const Real *x, const Pending 
         voxel += blockIdx.z * voxels;
         Index i = voxel * channels + channel;
         float gradient[WIDTH], centred[WIDTH];
-        up.read(gradient, centred, voxel, i);
+        up.gradients(gradient, centred, up.load(voxel, i), i);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             float through_mean = means[2 * j], through_variance = centred[j] * means[2 * j + 1];
