@@ -11,24 +11,27 @@
 
 using Label = unsigned char;
 
+// What a thread loads of a voxel: its channels, and the label.
+template <class T, int WIDTH> struct Voxel {
+    Several<WIDTH, T> values;
+    int label;
+};
+
 // Quantities: 0 the sum of -t log p, 1 of p t, 2 of p, 3 of t.
 template <int WIDTH>
 __device__ void softmax_sums(const Real *logits, const Label *labels, float *p, Index voxels,
                              int channels, double *partial) {
-    struct Voxel {
-        Several<WIDTH> z;
-        int label;
-    };
     int channel = own_channel<WIDTH>();
     Index before = blockIdx.z * voxels;
-    auto load = [&](Index voxel) -> Voxel {
+    auto load = [&](Index voxel) -> Voxel<Real, WIDTH> {
         voxel += before;
         return {several<WIDTH>(logits + voxel * channels + channel), labels[voxel]};
     };
-    auto add = [&](Index voxel, const Voxel &own, float *sums) {
+    auto add = [&](Index voxel, const Voxel<Real, WIDTH> &own, float *sums) {
         voxel += before;
         int count = WIDTH > 1 ? WIDTH : channels;  // of which all are the thread's own, or one is
-        auto z = [&](int c) -> float { return WIDTH > 1 ? own.z[c] : logits[voxel * channels + c]; };
+        const Real *row = logits + voxel * channels;
+        auto z = [&](int c) -> float { return WIDTH > 1 ? own.values[c] : row[c]; };
         float largest = z(0), sum = 0;
 #pragma unroll
         for (int c = 1; c < count; ++c) largest = fmaxf(largest, z(c));
@@ -38,7 +41,7 @@ __device__ void softmax_sums(const Real *logits, const Label *labels, float *p, 
         Several<WIDTH, float> shares;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
-            float shifted = own.z[j] - largest;
+            float shifted = own.values[j] - largest;
             bool t = own.label == channel + j;
             shares[j] = expf(shifted) * share;
             sums[j] += t ? log_sum - shifted : 0;
@@ -103,24 +106,29 @@ extern "C" __global__ void dice_slopes(const double *overlap, const double *tota
 
 // dz = cce_scale (p - t), plus dp through softmax.
 template <int WIDTH>
-__device__ void cce_dice_backward(const float *p, const Label *labels, const float *slopes, float *dz,
-                                  double cce_scale, Index voxels, int channels) {
+__device__ void cce_dice_backward(const float *p, const Label *labels, const float *slopes,
+                                  float *dz, double cce_scale, Index voxels, int channels) {
     int channel = own_channel<WIDTH>(), count = WIDTH > 1 ? WIDTH : channels;
     if (channel >= channels) return;
     slopes += 2 * blockIdx.z * channels;
-    each_voxel(voxels, [&](Index voxel) {
-        voxel += blockIdx.z * voxels;
-        Index i = voxel * channels;
-        Several<WIDTH, float> own = several<WIDTH>(p + i + channel), gradient;
-        int label = labels[voxel];
-        auto dp = [&](int c) { return slopes[2 * c] - (c == label ? slopes[2 * c + 1] : 0); };
+    Index before = blockIdx.z * voxels;
+    auto load = [&](Index voxel) -> Voxel<float, WIDTH> {
+        voxel += before;
+        return {several<WIDTH>(p + voxel * channels + channel), labels[voxel]};
+    };
+    each_voxel(voxels, load, [&](Index voxel, const Voxel<float, WIDTH> &own) {
+        Index i = (before + voxel) * channels;
+        auto share = [&](int c) { return WIDTH > 1 ? own.values[c] : p[i + c]; };
+        auto dp = [&](int c) { return slopes[2 * c] - (c == own.label ? slopes[2 * c + 1] : 0); };
         float mean = 0;
 #pragma unroll
-        for (int c = 0; c < count; ++c) mean += dp(c) * (WIDTH > 1 ? own[c] : p[i + c]);
+        for (int c = 0; c < count; ++c) mean += dp(c) * share(c);
+        Several<WIDTH, float> gradient;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             int c = channel + j;
-            gradient[j] = float(cce_scale) * (own[j] - (c == label)) + own[j] * (dp(c) - mean);
+            float step = own.values[j] - (c == own.label);
+            gradient[j] = float(cce_scale) * step + own.values[j] * (dp(c) - mean);
         }
         several<WIDTH>(dz + i + channel) = gradient;
     });

@@ -145,11 +145,18 @@ template <int WIDTH> struct Upstream {
     const Real *x;
     Pending pending;
     Lines<WIDTH> own;
-    int channel;
+    Index before;  // voxels of the groups before this one
+    int channel, channels;
+
+    struct Loaded {
+        Several<WIDTH> dy, x;
+    };
 
     __device__ Upstream(const View &dy, const Real *x, const Pending &pending, const float *mean,
-                        const float *inv_std, const float *gamma, int channel, int channels)
-        : dy(dy), x(x), pending(pending), channel(channel) {
+                        const float *inv_std, const float *gamma, Index voxels, int channel,
+                        int channels)
+        : dy(dy), x(x), pending(pending), before(blockIdx.z * voxels), channel(channel),
+          channels(channels) {
         Index line = (Index)blockIdx.z * channels + channel;
         own = pending.read<WIDTH>(line);
         if (pending.lines) return;
@@ -158,23 +165,21 @@ template <int WIDTH> struct Upstream {
             own.centre[j] = mean[line + j], own.scale[j] = inv_std[line + j] * gamma[channel + j];
     }
 
-    struct Loaded {
-        Several<WIDTH> dy, x;
-    };
+    // The number of the first element.
+    __device__ Index element(Index voxel) const { return (before + voxel) * channels + channel; }
 
-    // The voxel is element i.
-    __device__ Loaded load(Index voxel, Index i) const {
-        return {dy.read<WIDTH>(voxel, channel), several<WIDTH>(x + i)};
+    __device__ Loaded load(Index voxel) const {
+        return {dy.read<WIDTH>(before + voxel, channel), several<WIDTH>(x + element(voxel))};
     }
 
     // And x - mean.
-    __device__ void gradients(float (&gradient)[WIDTH], float (&centred)[WIDTH],
-                              const Loaded &loaded, Index i) const {
+    __device__ void read(float (&gradient)[WIDTH], float (&centred)[WIDTH], const Loaded &loaded,
+                         Index voxel) const {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
             gradient[j] = loaded.dy[j], centred[j] = loaded.x[j] - own.centre[j];
         if (!pending.lines) return;
-        pending.drop(gradient, i);
+        pending.drop(gradient, element(voxel));
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
             if (!(fmaf(centred[j], own.scale[j], own.shift[j]) > 0)) gradient[j] = 0;
@@ -187,13 +192,11 @@ __device__ void sum_gradients(const View &dy, const Real *x, const Pending &pend
                               const float *mean, const float *inv_std, const float *gamma,
                               Index voxels, int channels, double *partial) {
     int channel = own_channel<WIDTH>(), inside = min(channel, channels - WIDTH);
-    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, inside, channels);
-    Index before = blockIdx.z * voxels;
-    auto element = [&](Index voxel) { return voxel * channels + channel; };
-    auto load = [&](Index voxel) { return up.load(before + voxel, element(before + voxel)); };
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, voxels, inside, channels);
+    auto load = [&](Index voxel) { return up.load(voxel); };
     auto add = [&](Index voxel, const typename Upstream<WIDTH>::Loaded &loaded, float *sums) {
         float gradient[WIDTH], centred[WIDTH];
-        up.gradients(gradient, centred, loaded, element(before + voxel));
+        up.read(gradient, centred, loaded, voxel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             sums[j] += gradient[j];
@@ -249,19 +252,18 @@ __device__ void normalize_backward(const View &dy, const Real *x, const Pending 
                                    const float *through, Real *dx, Index voxels, int channels) {
     int channel = own_channel<WIDTH>();
     if (channel >= channels) return;
-    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, channel, channels);
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, voxels, channel, channels);
     auto means = several<2 * WIDTH>(through + 2 * ((Index)blockIdx.z * channels + channel));
-    each_voxel(voxels, [&](Index voxel) {
-        voxel += blockIdx.z * voxels;
-        Index i = voxel * channels + channel;
+    auto load = [&](Index voxel) { return up.load(voxel); };
+    each_voxel(voxels, load, [&](Index voxel, const typename Upstream<WIDTH>::Loaded &loaded) {
         float gradient[WIDTH], centred[WIDTH];
-        up.gradients(gradient, centred, up.load(voxel, i), i);
+        up.read(gradient, centred, loaded, voxel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             float through_mean = means[2 * j], through_variance = centred[j] * means[2 * j + 1];
             gradient[j] = (gradient[j] - through_mean - through_variance) * up.own.scale[j];
         }
-        write(dx + i, gradient);
+        write(dx + up.element(voxel), gradient);
     });
 }
 
