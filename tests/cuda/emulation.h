@@ -10,7 +10,8 @@
 // them a step at a time; 4 makes asynchronous copies as late as they may be, see
 // emulated_tensor_core.h.
 //
-// Not seen: bank conflicts, weak memory ordering, races between blocks beyond their two orders.
+// Bank conflicts of matrices that are loaded and of asynchronous copies are counted. Not seen: those
+// of other loads and stores, weak memory ordering, races between blocks beyond their two orders.
 #pragma once
 #include <setjmp.h>
 #include <signal.h>
@@ -20,6 +21,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <map>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -72,6 +75,7 @@ struct Copy {  // asynchronous, not yet made
     const void *from;
     size_t bytes;
     bool there;
+    const void *caller;
 };
 
 struct Fiber {
@@ -80,7 +84,7 @@ struct Fiber {
     Warp *warp;
     bool finished;
     bool started = false;
-    std::vector<std::vector<Copy>> groups;
+    std::vector<std::vector<Copy>> groups, copied;  // that are to be made; all of them
     ucontext_t context;
     jmp_buf state;
     std::vector<char> stack = std::vector<char>(STACK);
@@ -90,6 +94,7 @@ struct Launch {
     unsigned grid[3], block[3];
     long long shared_bytes, first_block, end_block;
     int schedule;
+    long long conflicts;  // of banks, counted in schedule 0
 };
 
 using Body = void (*)(void *kernel, void **arguments);
@@ -107,6 +112,7 @@ inline void *kernel;
 inline void **arguments;
 inline bool late_copies;
 inline const char *fault;  // that a kernel made and the launch is to report
+inline long long conflicts;
 
 void live();
 
@@ -189,6 +195,44 @@ inline void prepare_block(unsigned threads) {
         fiber.warp->meeting.members++;
         fiber.finished = false;
         fiber.groups.assign(1, {});
+        fiber.copied.assign(1, {});
+    }
+}
+
+// So many lanes as move 128 bytes of shared memory together, `bytes` each, do so at once, unless
+// places in the same column of banks make them wait for each other. Lanes without a place have 0.
+inline void count_conflicts(const size_t (&places)[WARP], size_t bytes) {
+    size_t columns = 128 / bytes;
+    for (size_t first = 0; first < WARP; first += columns) {
+        size_t most = 1;
+        for (size_t column = 0; column < columns; ++column) {
+            std::set<size_t> rows;
+            for (size_t lane = first; lane < first + columns; ++lane)
+                if (places[lane] && places[lane] / bytes % columns == column)
+                    rows.insert(places[lane]);
+            most = max(most, rows.size());
+        }
+        conflicts += most - 1;
+    }
+}
+
+// Of the copies that the lanes of a warp make together: those of one group which the same line of
+// the kernel starts for the same time.
+inline void count_conflicts_of_copies(const Fiber *const *lanes) {
+    struct Places {
+        size_t of_lanes[WARP] = {}, bytes;
+    };
+    for (size_t group = 0; group < lanes[0]->copied.size(); ++group) {
+        std::map<std::pair<const void *, int>, Places> together;
+        for (unsigned lane = 0; lane < WARP; ++lane) {
+            std::map<const void *, int> times;
+            for (const Copy &copy : lanes[lane]->copied[group]) {
+                Places &places = together[{copy.caller, times[copy.caller]++}];
+                places.of_lanes[lane] = reinterpret_cast<size_t>(copy.to);
+                places.bytes = copy.bytes;
+            }
+        }
+        for (const auto &[_, places] : together) count_conflicts(places.of_lanes, places.bytes);
     }
 }
 
@@ -227,12 +271,14 @@ inline const char *run_block(const Launch &launch) {
                          : "threads wait for others that never come: a barrier that not all reach";
         }
     }
+    for (unsigned first = 0; launch.schedule == 0 && first + WARP <= threads; first += WARP)
+        count_conflicts_of_copies(&fibers[first]);
     const char *used = reinterpret_cast<char *>(shared_memory) + launch.shared_bytes;
     bool clean = std::all_of(used, used + GUARD, [](char byte) { return byte == char(0xff); });
     return clean ? fault : "shared memory was written beyond the launch's shared_bytes";
 }
 
-inline const char *run(const Launch &launch) {
+inline const char *run(Launch &launch) {
     const unsigned *g = launch.grid, *b = launch.block;
     if (!g[0] || !g[1] || !g[2] || g[0] > 0x7fffffff || g[1] > 65535 || g[2] > 65535)
         return "a grid of this size cannot be launched";
@@ -243,11 +289,13 @@ inline const char *run(const Launch &launch) {
     grid_size = {g[0], g[1], g[2]};
     block_size = {b[0], b[1], b[2]};
     Trap trap;
+    conflicts = 0;
     for (long long i = launch.first_block; i < launch.end_block; ++i) {
         long long n = launch.schedule & 1 ? launch.first_block + launch.end_block - 1 - i : i;
         block_index = {unsigned(n % g[0]), unsigned(n / g[0] % g[1]), unsigned(n / g[0] / g[1])};
         if (const char *error = run_block(launch)) return error;
     }
+    launch.conflicts = conflicts;
     return nullptr;
 }
 
@@ -257,7 +305,7 @@ void call(void (*kernel)(Parameters...), void **arguments, std::index_sequence<i
 }
 
 template <class... Parameters>
-const char *launch(void (*function)(Parameters...), const Launch &launch, void **values, int count) {
+const char *launch(void (*function)(Parameters...), Launch &launch, void **values, int count) {
     if (count != sizeof...(Parameters)) return "the kernel takes another number of arguments";
     kernel = reinterpret_cast<void *>(function);
     arguments = values;
@@ -322,7 +370,7 @@ inline float __uint_as_float(unsigned word) {
 
 // makes one kernel callable by name from outside
 #define EMULATE(kernel)                                                                    \
-    extern "C" const char *emulate_##kernel(const emulation::Launch *launch, void **values, \
+    extern "C" const char *emulate_##kernel(emulation::Launch *launch, void **values,      \
                                             int count) {                                   \
         return emulation::launch(kernel, *launch, values, count);                          \
     }                                                                                      \

@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 from math import prod
@@ -57,14 +58,19 @@ class _Launch(ctypes.Structure):
         ("first_block", ctypes.c_longlong),
         ("end_block", ctypes.c_longlong),
         ("schedule", ctypes.c_int),
+        ("conflicts", ctypes.c_longlong),
     )
 
 
 class Emulator:
-    """Launches kernels in one schedule; `edit` (old, new) plants a fault in the sources."""
+    """Launches kernels in one schedule; `edit` (old, new) plants a fault in the sources.
+
+    Of every kernel the bank conflicts are counted, see emulation.h.
+    """
 
     def __init__(self, schedule=0, edit=None):
         self.schedule, self.edit, self.launches = schedule, edit, []
+        self.conflicts = Counter()
 
     def launch(self, name, grid, block, arguments, shared_bytes=0):
         """`loader.launch`."""
@@ -87,6 +93,7 @@ class Emulator:
             launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
             if error := run(ctypes.byref(launch), array, len(pointers)):
                 raise EmulationError(f"{name}: {error.decode()}")
+            self.conflicts[name] += launch.conflicts
         for copy in guarded.values():
             copy.give_back(name)
 

@@ -24,7 +24,7 @@ from compare import BFLOAT16, check_pair, on_device, random
 from emulator import SCHEDULES, emulated
 
 import minibrain.functional as F
-from minibrain.kernels.cuda import loader
+from minibrain.kernels.cuda import loader, reduce
 
 RNG = np.random.default_rng(0)
 X, DEEP = random(RNG, (2, 5, 6, 7, 3)), random(RNG, (1, 5, 7, 37))
@@ -55,6 +55,16 @@ def once(test, *arguments):
     return lambda schedule: test(*arguments)
 
 
+def many_lanes(check):
+    """A test in which even few parts are added by many lanes."""
+
+    def run(schedule):
+        reduce.PARTS_EACH = 1  # of a process that ends with the test
+        check(schedule)
+
+    return run
+
+
 def repeated_steps(schedule):
     test_graph.check_repeated(schedule=schedule)
 
@@ -75,6 +85,7 @@ short = pair("conv", (X, WEIGHT, random(RNG, 18)), {"padding": 1}, 500, dtype=BF
 pool = pair("max_pool", (np.round(X), 3), {"stride": 2, "padding": 1}, 9)
 large = random(RNG, (2, 31, 67, 3)) + 5
 norm = pair("instance_norm", (large, *GAMMA_BETA), {}, 4000)
+norm_of_many_lanes = many_lanes(norm)
 dropped = {"rate": 0.3, "key": (1, 2, 3)}
 norm_relu = pair("norm_relu", (X, *GAMMA_BETA), dropped, 40)
 wide_norm_relu = pair("norm_relu", (WIDE, *random(RNG, (2, 16))), dropped, 40)
@@ -151,8 +162,7 @@ FAULTS = [
     Fault("a part's share too small", "common.cuh",
           "share = ceil_divide(voxels, gridDim.x)", "share = voxels / gridDim.x", norm),
     Fault("a row's sum left out", "common.cuh", "int row = 0; row <", "int row = 1; row <", norm),
-    Fault("a part left out", "parts.cuh", "part < parts; part += LANES",
-          "part < parts - 1; part += LANES", conv),
+    Fault("a part left out", "parts.cuh", "j * lanes < parts ?", "j * lanes < parts - 1 ?", conv),
     Fault("sums of the first group's values alone", "reduce.cu",
           "blockIdx.z * voxels * channels + own", "own",
           partial(operations.check_summed_norm, "instance_norm")),
@@ -163,7 +173,7 @@ FAULTS = [
     Fault("x0 of the wrong group", "normalization.cu",
           "origin(x + group * voxels * channels + channel", "origin(x + channel", norm),
     Fault("the lanes of one sum among those of another", "parts.cuh",
-          "__syncthreads();  // the lanes", "//", norm),
+          "__syncthreads();  // the lanes", "//", norm_of_many_lanes),
     Fault("variance about x0", "normalization.cu",
           "(squares - sum * sum / voxels)", "squares", norm),
     Fault("sums of the first of eight channels", "normalization.cu",
@@ -180,8 +190,8 @@ FAULTS = [
           norm_relu),
     Fault("the gate of ReLU of the next channel", "normalization.cu", "fmaf(centred[j], own",
           "fmaf(centred[0], own", wide_norm_relu),
-    Fault("no dropout in backward", "normalization.cu", "pending.drop(gradient, i);", "",
-          norm_relu),
+    Fault("no dropout in backward", "normalization.cu",
+          "pending.drop(gradient, element(voxel));", "", norm_relu),
     Fault("dropout of the wrong element", "common.cuh", "values[j] *= factors[first + j]",
           "values[j] *= factors[(first + j + 1) % 8]", norm_relu),
     Fault("lines of the wrong sample", "normalization.cu",
@@ -275,10 +285,10 @@ FAR_FAULTS = [
     Fault("32 bits: a sum over voxels", "reduce.cu", "x[voxel * channels]",
           "x[int(voxel * channels)]", once(offsets.test_sums_over_voxels)),
     Fault("32 bits: a loss's voxel", "loss.cu",
-          "Index i = voxel * channels", "int i = voxel * channels",
+          "Index i = (before + voxel) * channels", "int i = (before + voxel) * channels",
           once(offsets.test_losses)),
     Fault("32 bits: a norm's group", "normalization.cu",
-          "voxel, voxel * channels + channel", "voxel, int(voxel * channels + channel)",
+          "return (before + voxel) * channels", "return int(before + voxel) * channels",
           once(offsets.test_norm_and_relu)),
     Fault("32 bits: a voxel of channels among others", "common.cuh",
           "first + voxel * pitch + channel", "first + int(voxel * pitch + channel)",
