@@ -189,14 +189,16 @@ def make_model(config: Config, task: Task) -> models.UNet:
 
     Raises
     ------
-    InputError : the task lacks one of the channels, they are chosen for a 3D network, or patches
-        for a 2D one
+    InputError : the task lacks one of the channels, one is named twice, they are chosen for a 3D
+        network, or patches for a 2D one
     """
     there = range(len(task.channels))
     channels = there if config.channels is None else config.channels
-    if not set(channels) <= set(there):
-        names = ", ".join(task.channels)
-        raise InputError(f"channels: got {channels}, expected numbers below {len(there)} ({names})")
+    if not set(channels) <= set(there) or len(set(channels)) < len(channels):
+        expected = f"numbers from 0 on and below {len(there)}, each once"
+        raise InputError(
+            f"channels: got {channels}, expected {expected} ({', '.join(task.channels)})"
+        )
     model = getattr(models, config.network)(
         in_channels=len(channels),
         classes=len(task.classes),

@@ -100,8 +100,8 @@ def check_windows(model: UNet, patch_size: Sequence[int] | None, overlap: float 
         len(patch_size) == model.rank and all(n > 0 and n % factor == 0 for n in patch_size)
     )
     if not fits:
-        found = tuple(patch_size)
-        raise InputError(f"patch size: got {found}, expected {model.rank} multiples of {factor}")
+        expected = f"{model.rank} multiples of {factor} above 0"
+        raise InputError(f"patch_size: got {tuple(patch_size)}, expected {expected}")
     if not 0 <= overlap < 1:
         raise InputError(f"overlap: got {overlap}, expected at least 0 and below 1")
 

@@ -225,7 +225,7 @@ def test_a_network_in_float64_gives_logits_in_float32():
     [
         ({"overlap": 1}, "overlap: got 1, expected at least 0 and below 1"),
         ({"overlap": -0.1}, "overlap"),
-        ({"patch_size": (8, 8)}, r"patch size: got \(8, 8\), expected 3 multiples of 2"),
+        ({"patch_size": (8, 8)}, r"patch_size: got \(8, 8\), expected 3 multiples of 2 above 0"),
         ({"patch_size": (8, 7, 8)}, "multiples of 2"),
         ({"patch_size": (8, 0, 8)}, "multiples of 2"),
     ],

@@ -198,7 +198,7 @@ def test_a_batch_can_be_changed_without_touching_the_cases():
 
 def test_no_samples_give_no_batches_and_a_batch_needs_a_sample():
     assert list(batches(VolumeSamples([]), 2, seed=0, epoch=0, training=True)) == []
-    with pytest.raises(InputError, match="batch size: got 0"):
+    with pytest.raises(InputError, match="batch_size: got 0"):
         batches(volumes(1), 0, seed=0, epoch=0, training=True)
 
 

@@ -197,7 +197,7 @@ def batches(
     InputError : batch_size < 1
     """
     if batch_size < 1:
-        raise InputError(f"batch size: got {batch_size}, expected 1 or more")
+        raise InputError(f"batch_size: got {batch_size}, expected 1 or more")
     order = np.arange(len(samples))
     if training:
         # NumPy pads keys with zeros, so (seed, epoch) alone would be the key of sample 0's noise.
