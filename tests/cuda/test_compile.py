@@ -11,10 +11,15 @@ from minibrain.errors import InputError
 from minibrain.kernels.cuda import loader
 
 FILES = sorted(path.stem for path in loader.SOURCES.glob("*.cu"))
+NAMED = re.compile(r"Architectures:[\s/]*(sm_\w+(?:, sm_\w+)*)\.")
+ARCHITECTURES = {
+    file: NAMED.findall((loader.SOURCES / f"{file}.cu").read_text("utf-8")) for file in FILES
+}
 VARIANTS = [
-    (file, real)
+    (file, real, architecture)
     for file in FILES
     for real in (("float", "bfloat16") if "Real" in loader.included(f"{file}.cu") else ("float",))
+    for architecture in ", ".join(ARCHITECTURES[file]).split(", ")
 ]
 
 
@@ -39,9 +44,14 @@ def compiled(compiler):
     return compile
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize(("file", "real"), VARIANTS)
-def test_it_compiles_and_spills_nothing(compiled, file, architecture, real):
+@pytest.mark.parametrize("file", FILES)
+def test_it_names_the_architectures_that_it_serves(file):
+    (names,) = ARCHITECTURES[file]
+    assert {"sm_80", "sm_90"} <= {*names.split(", ")}
+
+
+@pytest.mark.parametrize(("file", "real", "architecture"), VARIANTS)
+def test_it_compiles_for_them_and_spills_nothing(compiled, file, real, architecture):
     cubin, log = compiled(file, real, architecture)
     assert cubin.startswith(b"\x7fELF")
     spills = re.findall(r"(\d+) bytes spill stores", log)

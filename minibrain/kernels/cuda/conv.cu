@@ -8,9 +8,9 @@
 // `spread` looks, for every voxel it writes, for the positions that reach it: a gather like the
 // other, so that nobody adds to what somebody else writes, and sums have a fixed order.
 //
-// Architectures: sm_80, sm_90. Of 164 instructions of the innermost loop in float32 128 are products
-// (sm_90, four channels at a time), of those of a weight gradient 64 of 182. Predicted for an H200:
-// 30 of its 67 TFLOP/s, and 0.09 s for a step of the reference network in float32.
+// Architectures: sm_80, sm_90. In float32, four channels at a time, 128 of 164 instructions of the
+// innermost loop are products, in a weight gradient's 64 of 182 (counted for sm_90). Predicted for
+// an H200: 30 of its 67 TFLOP/s, and 0.09 s for a step of the reference network in float32.
 #include "rows.cuh"
 
 constexpr int THREADS = 128;
@@ -53,7 +53,8 @@ __device__ void convolve(const Real *x, const float *weight, const float *bias, 
         int sources[VOXELS_EACH];
 #pragma unroll
         for (int v = 0; v < VOXELS_EACH; ++v)
-            sources[v] = adjoint ? output_voxel(positions[v], k, g) : input_voxel(positions[v], k, g);
+            sources[v] = adjoint ? output_voxel(positions[v], k, g)
+                                 : input_voxel(positions[v], k, g);
         for (int start = 0; start < inputs; start += CHUNK) {
             __syncthreads();  // the tile before this one has been used
             for (int i = threadIdx.x; i < CHUNK * OUTPUTS; i += THREADS) {

@@ -8,6 +8,7 @@
 // Moves: forward z once, p once; backward p and dz once; labels every time. Threads go over voxels
 // as common.cuh says, each with WIDTH channels, 4 where that is all of them. With more or fewer, a
 // thread has one, and reads the others of its voxel for that from cache.
+// Architectures: sm_80, sm_90.
 
 using Label = unsigned char;
 

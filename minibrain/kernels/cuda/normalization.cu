@@ -12,7 +12,7 @@
 // Moves: forward x once; normalize and write_pending x and y once; backward x and dy twice and dx
 // once. Threads go over voxels as common.cuh says, each with WIDTH channels, 8 if the channels are
 // a multiple of it; what belongs to their lines waits in registers. Whoever adds nothing up writes
-// what it computes.
+// what it computes. Architectures: sm_80, sm_90.
 #include "parts.cuh"
 
 constexpr int THREADS = 256;

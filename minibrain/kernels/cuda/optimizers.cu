@@ -9,7 +9,8 @@
 // finds by halving in a table: row 0 the parameters' values, 1 their gradients, 2 where they begin
 // in m and v (and at the end how long these are), 3 the first block of each.
 // Moves: value, m and v once each way, g once (to be scaled: both ways). A thread writes the
-// elements it computes; of the squares a block writes its sum, in a fixed order.
+// elements it computes; of the squares a block writes its sum, in a fixed order. Architectures:
+// sm_80, sm_90.
 
 constexpr int THREADS = 256, EACH_THREAD = 4, CHUNK = THREADS * EACH_THREAD;
 

@@ -1,9 +1,9 @@
 // Sums of parts: what blocks have added up each for itself, added up in order.
 //
 // A block's threads are (columns, lanes), and a column makes one sum: a thread takes every lane'th
-// part, then the first adds the lanes, in order. With few parts there are few lanes, with many parts
-// few columns, so that no thread waits for long, nor in vain; see reduce.py. AT_ONCE parts are loaded
-// before the first is added.
+// part, then the first adds the lanes, in order. With few parts there are few lanes, with many
+// parts few columns, so that no thread waits for long, nor in vain; see reduce.py. AT_ONCE parts
+// are loaded before the first is added.
 constexpr int AT_ONCE = 8;
 
 __device__ inline Index global_column() { return blockIdx.x * (Index)blockDim.x + threadIdx.x; }

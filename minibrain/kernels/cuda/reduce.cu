@@ -1,7 +1,7 @@
 // Sums in two stages: parts of it, block by block, and then the parts, in order.
 //
 // add_parts_*: partial (rows, parts, length) -> sums (rows, length), each by a column of threads,
-// see parts.cuh. Moves the partial sums once; they are few.
+// see parts.cuh. Moves the partial sums once; they are few. Architectures: sm_80, sm_90.
 #include "parts.cuh"
 
 template <class From, class To>
