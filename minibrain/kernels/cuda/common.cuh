@@ -293,9 +293,9 @@ __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Loa
 #pragma unroll
         for (int j = 0; j < SUMS; ++j) sums[j] += few[j];
     }
-    // one sum of all threads after the other; at this pitch neither they nor who adds them up have
-    // bank conflicts
-    int thread = threadIdx.y * blockDim.x + threadIdx.x, pitch = threads + 1;
+    // one sum of all threads after the other, so that neighbours write side by side; at this pitch
+    // those that add up eight channels of a voxel read from different banks
+    int thread = threadIdx.y * blockDim.x + threadIdx.x, pitch = threads + 2;
 #pragma unroll
     for (int j = 0; j < SUMS; ++j) shared_memory[j * pitch + thread] = sums[j];
     __syncthreads();
