@@ -119,7 +119,7 @@ FAULTS = [
     Fault("missing barrier after the lanes' sums", "conv.cu",
           f"{BARRIER}\n    Index matrix", "Index matrix", conv),
     Fault("missing barrier in a sum over voxels", "common.cuh",
-          f"{BARRIER}\n    for (int i = threadIdx.y", "for (int i = threadIdx.y", norm),
+          f"{BARRIER}\n    for (int i = thread;", "for (int i = thread;", norm),
     Fault("a barrier that some threads skip", "conv.cu",
           "for (int tap = 0; tap < g.taps()",
           "if (voxel(1) < to_voxels) for (int tap = 0; tap < g.taps()", conv),

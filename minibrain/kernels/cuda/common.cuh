@@ -293,15 +293,18 @@ __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Loa
 #pragma unroll
         for (int j = 0; j < SUMS; ++j) sums[j] += few[j];
     }
+    // one sum of all threads after the other, so that neighbours write side by side; at this pitch
+    // those that add up eight channels of a voxel read from different banks
+    int thread = threadIdx.y * blockDim.x + threadIdx.x, pitch = threads + 2;
 #pragma unroll
-    for (int j = 0; j < SUMS; ++j)
-        shared_memory[(threadIdx.y * quantities + j / WIDTH) * length + mine + j % WIDTH] = sums[j];
+    for (int j = 0; j < SUMS; ++j) shared_memory[j * pitch + thread] = sums[j];
     __syncthreads();
-    for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < quantities * length; i += threads) {
-        int q = i / length, channel = first + i % length;
+    for (int i = thread; i < quantities * length; i += threads) {
+        int q = i / length, c = i % length, channel = first + c;
         if (channel >= channels) continue;
+        const double *own = shared_memory + (q * WIDTH + c % WIDTH) * pitch + c / WIDTH;
         double sum = 0;
-        for (int row = 0; row < rows; ++row) sum += shared_memory[row * quantities * length + i];
+        for (int row = 0; row < rows; ++row) sum += own[row * blockDim.x];
         Index part = ((Index)q * gridDim.z + blockIdx.z) * gridDim.x + blockIdx.x;
         partial[part * channels + channel] = sum;
     }

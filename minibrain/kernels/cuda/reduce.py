@@ -41,7 +41,7 @@ def partial_sums(kernel, first, quantities, groups, voxels, channels, arguments,
         (parts, ceil_divide(channels, threads * width), groups),
         block,
         [*arguments, voxels, channels, partial],
-        shared_bytes=8 * quantities * width * THREADS,
+        shared_bytes=8 * quantities * width * (THREADS + 2),
     )
     return partial
 
