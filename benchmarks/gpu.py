@@ -7,8 +7,8 @@ python -m benchmarks.gpu --smoke     the same logic at toy size on the CPU: no f
 Every section runs in a process of its own, so that an illegal access of one spoils no other, none
 leaves memory behind, and PyTorch's libraries are not there when ours are checked. What matters most
 comes first, and what is known is saved after each section, to benchmarks/results/. Needs NumPy,
-CuPy and PyTorch; without a GPU it says so and exits with 2. The exit code is 1 if a section failed
-or found something wrong.
+CuPy and PyTorch; without a GPU it says so and exits with 2. The exit code is 1 if a section failed,
+found something wrong, or was left out because the time was up.
 """
 
 import argparse

@@ -5,6 +5,7 @@
 Family a with seed 0 is what the recipe was tuned on; b has another contrast table and other heads.
 """
 
+import argparse
 import json
 import tempfile
 from dataclasses import replace
@@ -16,6 +17,7 @@ from minibrain.runs.config import SMALL_3D
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for family, seed in (("a", 0), ("b", 1)):

@@ -5,6 +5,7 @@ The mathematics in `minibrain.functional` is written once. It begins with
 """
 
 import sys
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -23,12 +24,13 @@ def array_module(x) -> ModuleType:
 
     Raises
     ------
-    TypeError : x is a list, say
+    AttributeError : x is a list, say; `minibrain.functional` says which argument it was
     """
     if isinstance(x, np.ndarray | np.generic):
         return np
     if not hasattr(x, "dtype"):
-        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+        found = type(x).__name__
+        raise AttributeError(f"expected a NumPy or CuPy array, got {found}", name="dtype", obj=x)
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
@@ -71,7 +73,7 @@ def find_device(device: str = "auto") -> str:
     InputError : "cuda" is asked for and cannot be had, or the name is another.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda, not {device!r}")
+        raise InputError(f"device: got {device!r}, expected auto, cpu or cuda")
     if device == "cpu":
         return "cpu"
     obstacle = _cuda_obstacle()
@@ -105,6 +107,24 @@ def to_device(x, device: str):
     import cupy
 
     return cupy.asarray(x)
+
+
+def to_device_aside(x):
+    """A NumPy array as a CuPy array, brought there beside what the GPU is doing: neither waits for
+    the other. It has arrived when this returns."""
+    import cupy
+
+    with _stream_aside() as stream:
+        y = cupy.asarray(x)
+        stream.synchronize()
+    return y
+
+
+@cache
+def _stream_aside():
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
 
 
 def to_host(x) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minibrain.arrays import find_device
+from minibrain.arrays import to_host
 from minibrain.data import nifti
 from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Case, Task, open_task, read_case
@@ -20,9 +20,11 @@ from minibrain.experiment import make_model
 from minibrain.files import make_folder, read_json, require_writable
 from minibrain.inference import check_windows, most_likely, predict_logits, softmax_inplace
 from minibrain.models import UNet
+from minibrain.report.tables import counted
 from minibrain.runs.checkpoint import load_network
-from minibrain.runs.config import read_config
+from minibrain.runs.config import read_config, settled
 from minibrain.runs.run_folder import require_run
+from minibrain.saved import Array
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
         device
     """
     folder = require_run(folder)
-    config = replace(read_config(folder / "config.json"), device=find_device(device))
+    config = settled(replace(read_config(folder / "config.json"), device=device))
     task = _read_task(folder / "task.json", config.repair_nonfinite)
     model = make_model(config, task)
     load_network(folder / "checkpoints" / "best.npz", model)
@@ -91,7 +93,6 @@ def predict_files(
     cases, output = find_cases(inputs, len(network.task.channels)), Path(output)
     jobs = [(case, _targets(output, case, probabilities)) for case in cases]
     _require_free([path for _, paths in jobs for path in paths])
-    make_folder(output)
     require_writable(output)
     failures = {}
     for case, paths in tqdm(jobs, "predict", unit="case", disable=None):
@@ -101,6 +102,8 @@ def predict_files(
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             failures[case.name] = f"{kind}{error}"
             tqdm.write(f"error: case {case.name}: {failures[case.name]}", file=sys.stderr)
+    done = len(jobs) - len(failures)
+    print(f"{done} of {counted(len(jobs), 'case')} written to {output}")
     return failures
 
 
@@ -181,14 +184,15 @@ def _targets(folder: Path, case: Case, probabilities: bool) -> list[Path]:
 def _predict(network: TrainedNetwork, case: Case, paths: Sequence[Path], **options) -> None:
     logits, geometry = _logits(network, case, **options)
     affine, segmentation = np.array(geometry.affine), restore(most_likely(logits), geometry)
+    make_folder(paths[-1].parent)
     for path in paths[:-1]:
         softmax_inplace(logits)
         background = np.eye(logits.shape[-1], dtype=logits.dtype)[0]
-        nifti.write_image(path, restore(logits, geometry, outside=background), affine)
+        nifti.write_image(path, restore(to_host(logits), geometry, outside=background), affine)
     nifti.write_prediction(paths[-1], segmentation, affine)
 
 
-def _logits(network: TrainedNetwork, case: Case, **options) -> tuple[np.ndarray, Geometry]:
+def _logits(network: TrainedNetwork, case: Case, **options) -> tuple[Array, Geometry]:
     """In the prepared space. What has been read and prepared for it is forgotten on return."""
     image, geometry = _prepared(network, case)
     options |= {"patch_size": network.patch_size}

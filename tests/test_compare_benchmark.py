@@ -1,6 +1,9 @@
-"""The comparison benchmark from end to end, small and short."""
+"""The comparison benchmark from end to end, small and short; and what --help does not do."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +24,16 @@ def test_every_network_is_trained_judged_and_compared(tmp_path):
     assert results["patches"]["settings"]["Patch"] == "16x16x16"
     assert results["attention"]["settings"]["Parameters"] == "342,630"
     assert (tmp_path / "comparison.html").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("name", ["compare", "phantom"])
+def test_asked_for_help_a_benchmark_trains_nothing(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--help"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith(f"usage: {name}.py [-h]")

@@ -254,7 +254,7 @@ def test_a_folder_without_a_description_is_refused(tmp_path):
     for folder in (tmp_path / "absent", "nul\0", __file__):
         with pytest.raises(TaskError, match="no such folder"):
             open_task(folder)
-    assert "No such file" in refusal(tmp_path)
+    assert "No such file, expected it in a task's folder" in refusal(tmp_path)
     (tmp_path / "dataset.json").mkdir()
     assert "directory" in refusal(tmp_path)
     (tmp_path / "dataset.json").rmdir()

@@ -61,3 +61,5 @@ def test_the_doctor_looks_into_a_checkpoint(tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["doctor", str(path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {path}: cannot be read as a checkpoint")
+    assert main(["doctor", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("as a checkpoint: a folder, expected a file\n")

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
+import standin
 
-from minibrain import cli, experiment
+from minibrain import cli, experiment, models
 from minibrain.data import phantom_task, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
@@ -171,9 +173,14 @@ def test_a_task_with_other_channels_and_classes(small, task_folder, tmp_path):
     ("small", "choice", "said"),
     [
         (SMALL_2D, {"channels": (0, 4)}, r"channels: got \(0, 4\), expected .* below 4"),
-        (SMALL_2D, {"channels": (-1,)}, r"channels: got \(-1,\), expected .* below 4"),
+        (
+            SMALL_2D,
+            {"channels": (-1,)},
+            r"channels: got \(-1,\), expected .* from 0 on and below 4",
+        ),
+        (SMALL_2D, {"channels": (0, 0)}, r"channels: got \(0, 0\), expected .* each once"),
         (SMALL_3D, {"channels": (0, 2)}, r"channels: got \(0, 2\) for volumes"),
-        (SMALL_3D, {"patch_size": (16, 0, 16)}, r"patch size: got \(16, 0, 16\)"),
+        (SMALL_3D, {"patch_size": (16, 0, 16)}, r"patch_size: got \(16, 0, 16\)"),
         (SMALL_3D, {"recipe": "zcore"}, "recipe: got 'zcore'"),
     ],
 )
@@ -186,7 +193,7 @@ def test_what_a_network_cannot_see_is_refused_before_a_case_is_read(
         experiment.run(config)
 
 
-def test_one_channel_without_any_tumour_from_the_command_line(task_folder, tmp_path):
+def test_one_channel_without_any_tumour_from_the_command_line(task_folder, tmp_path, capsys):
     """Trained on slices, and resumed after the task has been moved."""
     data = tmp_path / "task"
     rewritten(task_folder, data, change_label=lambda label: 0 * label, channels=1)
@@ -196,7 +203,11 @@ def test_one_channel_without_any_tumour_from_the_command_line(task_folder, tmp_p
     moved = data.rename(tmp_path / "moved")
     resumed = ["train", "--resume", str(tmp_path / "run"), "--epochs", "2"]
     assert cli.main(resumed) == 2
+    assert cli.main([*resumed, "--network", "brain_3d"]) == 2
+    assert "--network: got 'brain_3d', expected 'brain_2d_small'" in capsys.readouterr().err
+    resumed += ["--network", "brain_2d"]  # as the examples do
     assert cli.main([*resumed, "--data", os.path.relpath(moved)]) == 0
+    assert "best on the validation cases: epoch 1 of 2" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["data"], config["epochs"], config["channels"]) == (str(moved), 2, [0])
 
@@ -244,7 +255,8 @@ def test_voxels_that_are_not_finite_are_refused_unless_the_user_wants_them_repai
     resumed = said("train", "--resume", run, "--epochs", "2")
     assert "going on in epoch 2" in resumed
     assert "set to zero: 10\n" in resumed
-    assert "repair_nonfinite stays" in said("train", "--resume", run, "--repair-nonfinite", code=2)
+    refused = said("train", "--resume", run, "--repair-nonfinite", code=2)
+    assert "argument --repair-nonfinite: got True, expected no such option: it stays" in refused
     said("evaluate", run)
     assert json.loads((run / "summary.json").read_text())["repaired_voxels"] == 10
     assert f"warning: {spoilt[0]}: NaN or infinite voxels set to zero: 1" in said(
@@ -282,7 +294,7 @@ def test_bad_input_is_one_line_and_exit_code_2(task_folder, tmp_path, monkeypatc
         assert not (tmp_path / "run").exists()
     result = run_example("train_3d.py", "--data", "", folder=tmp_path)
     assert result.returncode == 2
-    assert re.fullmatch(r"error: argument data: is empty; see .*\n", result.stderr)
+    assert re.fullmatch(r"error: argument --data: got nothing, .*; see .*\n", result.stderr)
 
 
 @pytest.mark.skipif("cupy" in sys.modules, reason="a GPU may be there")
@@ -309,3 +321,18 @@ def test_help_shows_every_flag(name, tmp_path):
         "output",
     }
     assert flags <= set(re.findall(r"--([a-z-]+)", result.stdout))
+
+
+@pytest.mark.usefixtures("without_twins")
+def test_validation_is_done_on_the_device_of_the_network():
+    rng = np.random.default_rng(4)
+    image = rng.standard_normal((4, 8, 6, 2)).astype(np.float32)
+    cases = [SimpleNamespace(image=image, label=rng.integers(0, 3, (4, 8, 6), np.uint8))] * 2
+    scores = []
+    for place in (np.asarray, standin.asarray):
+        model = models.UNet(3, 2, 3, channels=(2, 3), norm="instance", seed=1)
+        for parameter in model.named_parameters().values():
+            parameter.value = place(parameter.value)
+        scores.append(experiment.validate(SMALL_3D, model, cases))
+    assert scores[0] == scores[1]
+    assert 0 < scores[0]["validation_iou"] < 1

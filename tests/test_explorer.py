@@ -492,8 +492,9 @@ def test_explain_takes_a_case_of_a_task(tmp_path):
     assert np.array_equal(flat.images, volume.images[:, :, :, z, ::2])
     assert flat.channels == ("FLAIR", "t1gd")
     assert (flat.labels > 0).sum() == (volume.labels > 0).sum(axis=(0, 1, 2)).max()
-    with pytest.raises(InputError, match=r"'BRATS_009'.*TASK/CASE such as .*BRATS_001"):
-        load_case(f"{task}/BRATS_009", None, rank=3)
+    for other in (f"{task}/BRATS_009", f"{task}"):
+        with pytest.raises(InputError, match=rf"data: got '{other}', .* as TASK/CASE, such as .*1"):
+            load_case(other, None, rank=3)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from minibrain import cli, verbs
+from minibrain import cli
 from minibrain.files import replacing
 from minibrain.runs.interruption import Interrupted, Interruption
+from minibrain.verbs import checks
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -83,7 +84,7 @@ def test_a_program_that_is_told_to_end_cleans_up_and_says_so(monkeypatch, capsys
         with replacing(path):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(verbs, "doctor", work)
+    monkeypatch.setattr(checks, "doctor", work)
     assert cli.main(["doctor"]) == 143
     assert capsys.readouterr().err == "interrupted by SIGTERM\n"
     assert list(tmp_path.iterdir()) == []

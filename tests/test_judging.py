@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -177,6 +180,34 @@ def test_runs_over_other_data_are_refused(runs, tmp_path):
     refused(runs[:2], tmp_path, "shifted", "/data/Task02_Heart", "expected")
 
 
+@pytest.fixture
+def other_labels(task, tmp_path):
+    """A task with the same dataset.json, where a held-out case has another label."""
+    other = shutil.copytree(task, tmp_path / "other")
+    path = other / "labelsTr" / "BRATS_003.nii.gz"
+    label = nifti.read_label(path)
+    nifti.write_prediction(path, shifted(label.array), label.affine)
+    return other
+
+
+def test_a_run_is_not_judged_again_by_other_labels(runs, other_labels, task, tmp_path):
+    """Its scores would be overwritten by those of predictions of other heads."""
+    judge_run(runs[0])
+    left = [(runs[0] / name).read_bytes() for name in ("summary.json", "report.html")]
+    with pytest.raises(InputError, match=r"other: its labels are not those that .*good was judged"):
+        judge_run(runs[0], other_labels)
+    assert left == [(runs[0] / name).read_bytes() for name in ("summary.json", "report.html")]
+    judge_run(runs[0], shutil.copytree(task, tmp_path / "copy"))
+
+
+def test_runs_over_other_cases_are_refused(runs, other_labels, tmp_path):
+    """Even where the two tasks say the same of themselves."""
+    judge_run(runs[0])
+    rewrite(runs[1], task=str(other_labels))
+    judge_run(runs[1])
+    refused(runs[:2], tmp_path, "labels are not those", "shifted")
+
+
 def test_runs_over_other_splits_are_refused(runs, tmp_path):
     split.save(SPLIT._replace(train=("BRATS_006",)), runs[1] / "splits.json")
     refused(runs[:2], tmp_path, "shifted", "split", "good")
@@ -185,6 +216,8 @@ def test_runs_over_other_splits_are_refused(runs, tmp_path):
 def test_one_run_is_no_comparison(runs, tmp_path):
     refused(runs[:1], tmp_path, "two or more")
     refused([runs[0], runs[0]], tmp_path, "each once")
+    (tmp_path / "link").symlink_to(runs[0])
+    refused([runs[0], tmp_path / "link"], tmp_path, "each once")
 
 
 def test_what_is_no_finished_run_is_refused(runs, tmp_path):
@@ -291,8 +324,9 @@ def test_whether_it_can_be_written_is_asked_before_the_scores(runs, task, tmp_pa
         ("judge", "invalid choice: 'judge'"),
         ("compare", "the following arguments are required: RUN"),
         ("train --epochs few", "argument --epochs: invalid int value: 'few'"),
-        ("train --data=", "argument data: is empty"),
-        ("compare RUN ''", "argument runs: is empty"),
+        ("train --data=", "argument --data: got nothing, expected a text; see minibrain train "),
+        ("compare RUN ''", "argument RUN: got nothing, expected a text"),
+        ("inspect A B", "unrecognized arguments: B; see minibrain inspect --help"),
         ("train --patch-size 16 16", "argument --patch-size: expected 3 arguments"),
         ("predict RUN A.nii --output O --whole --patch-size 8 8 8", "not allowed with"),
     ],
@@ -306,6 +340,47 @@ def test_a_bad_option_is_one_line_and_exit_code_2(line, words, capsys):
     assert words in error
     assert error.endswith(" --help\n")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train --batch-size 0", "--batch-size: got 0, expected a finite number above 0"),
+        ("train --clip-norm -1", "--clip-norm: got -1.0, expected a finite number above 0"),
+        ("train --network vgg", "--network: got 'vgg', expected one of brain_3d, "),
+        ("explain --steps -1", "--steps: got -1, expected 0 or more"),
+        ("compare RUN", "RUN: got RUN, expected two or more, each once"),
+        ("gradcheck vgg", "NAME: got 'vgg', expected some of conv, "),
+    ],
+)
+def test_an_argument_is_named_as_it_was_given(line, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(shlex.split(line)) == 2
+    assert capsys.readouterr().err.startswith(f"error: argument {said}")
+
+
+def test_a_folder_with_the_name_of_an_option_is_no_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    assert cli.main(["train", "--resume", "data"]) == 2
+    expected = "data: holds no config.json, expected the folder of a run"
+    assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here is always full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_an_output_that_is_full_is_one_line(buffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "minibrain", "gradcheck", "relu"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: No space left on device\n"
 
 
 def test_one_case_gives_a_difference_but_no_interval(task, tmp_path, capsys):

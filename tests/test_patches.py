@@ -206,7 +206,7 @@ def test_a_run_that_goes_on_gets_the_patches_it_would_have_got(tmp_path, monkeyp
 
 @pytest.mark.parametrize("patch_size", [(4, 4), (4, 4, 4, 4), (4, 0, 4), (4, 4, -1)])
 def test_impossible_patch_sizes_are_refused(patch_size):
-    with pytest.raises(InputError, match="patch size: got"):
+    with pytest.raises(InputError, match="patch_size: got"):
         PatchSamples([case((5, 5, 5))], patch_size)
 
 

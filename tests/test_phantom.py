@@ -201,13 +201,13 @@ def test_a_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"size": (24, 24)}, "size: is .24, 24., expected three"),
+        ({"size": (24, 24)}, "size: got .24, 24., expected three"),
         ({"size": (24, 24, 8)}, "size: .* voxels >= 16"),
-        ({"family": "c"}, "family: 'c' is unknown, expected one of a, b"),
-        ({"seed": -1}, "seed: is -1"),
-        ({"cases": 0}, "cases: is 0, expected 1 or more"),
-        ({"test_cases": -1}, "test_cases: is -1"),
-        ({"workers": 0}, "workers: is 0"),
+        ({"family": "c"}, "family: got 'c', expected one of a, b"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"cases": 0}, "cases: got 0, expected 1 or more"),
+        ({"test_cases": -1}, "test_cases: got -1"),
+        ({"workers": 0}, "workers: got 0"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, options, complaint):
@@ -217,7 +217,7 @@ def test_bad_arguments_are_named(tmp_path, options, complaint):
 
 
 def test_a_negative_index_is_refused():
-    with pytest.raises(InputError, match="index: is -1"):
+    with pytest.raises(InputError, match="index: got -1"):
         make_case(-1, size=SMALL)
 
 

@@ -256,12 +256,14 @@ def test_a_configuration_of_other_types_is_refused(change, stopped):
         experiment.resume(str(stopped))
 
 
-def test_an_end_that_is_past_is_refused(stopped):
+def test_an_end_that_is_past_is_refused(stopped, capsys):
     """The network of two epochs would be called one of less."""
     experiment.resume(str(stopped), epochs=2)
     with pytest.raises(InputError, match="epochs: got 1, but the run has done 2 already"):
         experiment.resume(str(stopped), epochs=1)
     assert json.loads((stopped / "config.json").read_text())["epochs"] == 2
+    experiment.resume(str(stopped), epochs=2)
+    assert "trained already, all 2 epochs\n" in capsys.readouterr().out
 
 
 def test_other_data_is_refused(stopped, data, tmp_path):
@@ -639,4 +641,5 @@ def test_programs_say_it_in_one_line(data, tmp_path, tiny, capsys):
     assert cli.main(["train", "--resume", str(tmp_path), "--seed", "3"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"error: {tmp_path}/nowhere: holds no config.json, expected the folder of a run"
-    assert "seed stays as in" in second
+    expected = f"got 3, expected no such option: it stays as in {tmp_path}"
+    assert second == f"error: argument --seed: {expected}"

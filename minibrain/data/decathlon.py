@@ -123,6 +123,8 @@ def survey_task(folder: str | os.PathLike) -> tuple[Task, list[str]]:
     if not os.path.isdir(folder):
         raise TaskError(f"{folder}: no such folder: expected one that holds dataset.json")
     root = Path(os.path.realpath(folder))
+    if not os.path.lexists(root / "dataset.json"):
+        raise TaskError(f"{root / 'dataset.json'}: No such file, expected it in a task's folder")
     faults: list[str] = []
     try:
         content = read_json(confined(root, "dataset.json", "dataset.json"))

@@ -39,7 +39,7 @@ class PatchSamples:
 
     def __init__(self, cases: Sequence[PreparedCase], patch_size: tuple[int, int, int]):
         if len(patch_size) != 3 or min(patch_size) < 1:
-            raise InputError(f"patch size: got {patch_size}, expected three numbers above 0")
+            raise InputError(f"patch_size: got {patch_size}, expected three numbers above 0")
         self.patch_size = tuple(patch_size)
         voxels = prod(self.patch_size)
         self.cases = [case for case in cases for _ in range(-(-case.label.size // voxels))]

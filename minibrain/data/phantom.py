@@ -194,12 +194,12 @@ def make_case(
 def checked(size: Size, family: str, **counts: int) -> Size:
     """The size as a tuple of int, or an InputError about the first bad argument."""
     if family not in FAMILIES:
-        raise InputError(f"family: {family!r} is unknown, expected one of {', '.join(FAMILIES)}")
+        raise InputError(f"family: got {family!r}, expected one of {', '.join(FAMILIES)}")
     for name, value in counts.items():
         least = int(name in ("cases", "workers"))
         if value < least:
-            raise InputError(f"{name}: is {value}, expected {least} or more")
+            raise InputError(f"{name}: got {value}, expected {least} or more")
     size = tuple(int(n) for n in size)
     if len(size) != 3 or min(size) < 16:  # below it the structures are thinner than a voxel
-        raise InputError(f"size: is {size}, expected three numbers of voxels >= 16")
+        raise InputError(f"size: got {size}, expected three numbers of voxels >= 16")
     return size

@@ -35,8 +35,8 @@ def compare(
     InputError : fewer than two runs, one that is not finished, another task or split, or the output
         folder cannot be made or written to
     """
-    if len(set(map(Path, paths))) < max(2, len(paths)):
-        raise InputError(f"runs: got {', '.join(map(str, paths))}: expected two or more, each once")
+    if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
+        raise InputError(f"runs: got {', '.join(map(str, paths))}, expected two or more, each once")
     runs = [read_run(path) for path in paths]
     for run in runs[1:]:
         _require_same_cases(runs[0], run)

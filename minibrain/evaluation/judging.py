@@ -20,7 +20,7 @@ from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 from minibrain.evaluation.background import FalseAlarms, false_alarms
 from minibrain.evaluation.baseline import voxelwise_classifier
-from minibrain.evaluation.scores import evaluate, find_prediction, read_pairs
+from minibrain.evaluation.scores import Evaluation, evaluate, find_prediction, read_pairs
 from minibrain.files import make_folder, require_writable, write_json
 from minibrain.inference import predict
 from minibrain.metrics import confusion_matrix
@@ -120,14 +120,15 @@ def judge_run(path: str | Path, data: str | Path | None = None) -> Path:
 
     Raises
     ------
-    InputError : no such run or task, a prediction is missing or does not overlay its label, or
-        nothing can be written into the run
+    InputError : no such run or task, the task is another than before, a prediction is missing or
+        does not overlay its label, or nothing can be written into the run
     """
     run = read_run(path)
     task = open_task(data or run.summary["task"])
     require_writable(run.path)
     judged = score_run(run, task)
-    summary = {**run.summary, "network": scores_as_dict(judged.evaluation)}
+    scores, labels = scores_as_dict(judged.evaluation), _labels(judged.evaluation)
+    summary = {**run.summary, "labels": labels, "network": scores}
     if judged.background:
         summary["background"] = judged.background.summary()
     report = _write_results(run.path, task, judged, run.predictions, summary)
@@ -172,11 +173,22 @@ def judge_predictions(
 
 
 def score_run(run: FinishedRun, task: Task) -> JudgedRun:
-    """Score the held-out cases of a run, and its background test if it has predicted one."""
+    """Score the held-out cases of a run, and its background test if it has predicted one.
+
+    Raises
+    ------
+    InputError : as `judge_run`; also if a label is not the one that the run was judged by before
+    """
+    evaluation = evaluate(_pairs(task, run.predictions, run.split.test), task.classes)
+    if run.summary.get("labels") not in (None, _labels(evaluation)):
+        raise InputError(
+            f"{task.folder}: its labels are not those that {run.path} was judged by, "
+            "expected the task of the run, or a copy of it"
+        )
     names = [case.name for case in task.training if find_prediction(run.background, case.name)]
     return JudgedRun(
         name=run.path.resolve().name,
-        evaluation=evaluate(_pairs(task, run.predictions, run.split.test), task.classes),
+        evaluation=evaluation,
         settings=run.settings,
         history=run.history,
         background=false_alarms(_pairs(task, run.background, names)) if names else None,
@@ -203,6 +215,11 @@ def write_report(
         note = f"Dice {dice:.2f}"
         slices.append(pack_case(name, note, data, predictions, PIXELS // len(shown)))
     write_page(path, title, task.name, task.channels, runs, slices)
+
+
+def _labels(evaluation: Evaluation) -> dict[str, int]:
+    """What the held-out cases are known by in summary.json: the checksum of each label."""
+    return dict(zip(evaluation.cases, evaluation.checksums, strict=True))
 
 
 def _pairs(task: Task, folder: Path, names: Sequence[str]):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Evaluation:
     confusions : (cases, C, C) int64 voxels
     hausdorff95 : (cases, S) mm, NaN for the background and where truth or prediction is empty
     voxel_ml : (cases,) volume of a voxel in ml
+    checksums : CRC-32 of the voxels of each truth
     """
 
     classes: tuple[str, ...]
@@ -43,6 +45,7 @@ class Evaluation:
     confusions: np.ndarray
     hausdorff95: np.ndarray
     voxel_ml: np.ndarray
+    checksums: tuple[int, ...]
 
     @property
     def structures(self) -> tuple[Region, ...]:
@@ -102,12 +105,13 @@ def evaluate(
     classes : names in label order, the background first
     """
     regions = tumour_regions(classes)
-    names, confusions, distances, voxel_ml = [], [], [], []
+    names, confusions, distances, voxel_ml, checksums = [], [], [], [], []
     for name, truth, prediction in pairs:
         names.append(name)
         confusions.append(confusion_matrix(truth.array, prediction, len(classes)))
         distances.append(_distances(truth, prediction, len(classes), regions))
         voxel_ml.append(truth.voxel_ml)
+        checksums.append(crc32(truth.array.ravel("F")))
     return Evaluation(
         tuple(classes),
         regions,
@@ -115,6 +119,7 @@ def evaluate(
         np.stack(confusions),
         np.stack(distances),
         np.array(voxel_ml),
+        tuple(checksums),
     )
 
 

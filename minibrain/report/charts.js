@@ -26,7 +26,7 @@ function lineChart(title, series, fixedTop) {
   const [first, last] = [Math.min(...epochs), Math.max(...epochs, Math.min(...epochs) + 1)];
 
   function draw(width) {
-    const height = 240, left = 38, right = 10, upper = 8, lower = 26;
+    const height = 256, left = 38, right = 10, upper = 8, lower = 42;
     const x = epoch => left + (epoch - first) / (last - first) * (width - left - right);
     const y = value => height - lower - Math.min(value, top) / top * (height - upper - lower);
     const svg = drawing("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": title });
@@ -36,7 +36,8 @@ function lineChart(title, series, fixedTop) {
       drawing("text", { x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, +tick.toFixed(3)));
     const every = Math.max(1, Math.ceil(tickStep(last - first)));
     for (let epoch = Math.ceil(first / every) * every; epoch <= last; epoch += every) svg.append(
-      drawing("text", { x: x(epoch), y: height - 7, "text-anchor": "middle" }, epoch));
+      drawing("text", { x: x(epoch), y: height - 23, "text-anchor": "middle" }, epoch));
+    svg.append(drawing("text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, "epoch"));
     for (const line of series) svg.append(drawing("path", {
       d: line.points.filter(point => point[1] !== null).map(([epoch, value], i) => `${i ? "L" : "M"}${x(epoch).toFixed(1)},${y(value).toFixed(1)}`).join(""),
       stroke: line.colour, "stroke-dasharray": line.dashed ? "4 4" : null,

@@ -22,7 +22,7 @@ function header() {
     element("a", { href: `#${part.id}` }, part.querySelector("h2").textContent));
   const names = classes.slice(1).map((name, i) => element("li", {}, dot(classColour(i + 1), "square"), name));
   return [
-    element("nav", { "aria-label": "Sections" }, element("div", {}, links, theme)),
+    element("nav", { "aria-label": "Sections" }, element("div", {}, element("div", { class: "links" }, links), theme)),
     element("div", { class: "top" },
       element("p", { class: "eyebrow" }, several ? "minibrain comparison" : "minibrain run"),
       element("h1", {}, data.title),
@@ -141,8 +141,9 @@ function curves() {
     points: run.history.map(row => [row.epoch, row[key]]),
   });
   return section("curves", "Curves", null, element("div", { class: "columns" },
-    lineChart(several ? "Loss: validation, and training dashed" : "Loss", runs.flatMap(run => [line(run, "train_loss", "training", true), line(run, "validation_loss", "validation", false)])),
-    lineChart("Mean foreground IoU on the validation cases", runs.map(run => line(run, "validation_iou", "validation", false)), 1)));
+    lineChart(several ? "Loss: validation, and training dashed" : "Loss, half cross-entropy and half Dice", runs.flatMap(run => [line(run, "train_loss", "training", true), line(run, "validation_loss", "validation", false)])),
+    lineChart("Mean foreground IoU on the validation cases", runs.map(run => line(run, "validation_iou", "validation", false)), 1)),
+  element("p", { class: "quiet" }, "Judged is the network of the epoch with the highest IoU on the validation cases, which are none of the cases above."));
 }
 
 function background() {

@@ -138,7 +138,8 @@ def _opened(path: Path) -> Iterator[dict[str, _Array]]:
     """The arrays of a file by name, none of them read yet."""
     try:
         if not Path(path).is_file():
-            raise FileNotFoundError("no such file")
+            reason = "a folder, expected a file" if Path(path).is_dir() else "no such file"
+            raise FileNotFoundError(reason)
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
             if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:

@@ -44,6 +44,12 @@ class Progress:
     history: list[dict] = field(default_factory=list)  # a row for each epoch that is done
     best: float = float("-inf")  # validation IoU
 
+    @property
+    def best_epoch(self) -> int:
+        """Whose network is best.npz: the first of the best, or of all if no IoU is a number."""
+        ious = [row["validation_iou"] for row in self.history]
+        return ious.index(self.best) + 1 if self.best in ious else 1
+
 
 class Trainer:
     """Trains one network in one folder.
@@ -96,7 +102,11 @@ class Trainer:
             raise InputError(f"{self.folder.path}: its checkpoint is of no run: {error}") from error
         if self.progress.history:
             self.folder.record(self.progress.history)
-        print(f"going on in epoch {self.progress.epoch + 1} after {self.progress.batches} steps")
+        done, total = self.progress.epoch, self.config["epochs"]
+        if done == total:
+            print(f"trained already, all {total} epochs")
+        else:
+            print(f"going on in epoch {done + 1} after {self.progress.batches} steps")
 
     def fit(self) -> None:
         """Train all epochs that are left; after each one validate, and write what is known.
@@ -123,6 +133,8 @@ class Trainer:
                 message = f"{error}; all is saved: --resume {path} goes on"
                 raise Interrupted(message, error.number) from None
         print(f"waited {self.waited:.1f} s for data")
+        best, epochs = self.progress.best_epoch, len(self.progress.history)
+        print(f"best on the validation cases: epoch {best} of {epochs}, whose network is judged")
 
     def save(self, *, best: bool = False) -> None:
         schedule = self.schedule and [self.schedule.best, self.schedule.waited]

@@ -113,12 +113,13 @@ def _phantom_case() -> StudyCase:
 
 
 def _task_case(path: Path) -> StudyCase:
-    task = open_task(path.parent)
-    case = next((case for case in task.training if case.name == path.name), None)
+    folder = path if (path / "dataset.json").exists() else path.parent
+    task = open_task(folder)
+    case = next((case for case in task.training if folder / case.name == path), None)
     if case is None:
+        example = folder / task.training[0].name
         raise InputError(
-            f"data: {path.name!r} is no labelled case of {path.parent}, "
-            f"expected TASK/CASE such as {path.parent / task.training[0].name}"
+            f"data: got {str(path)!r}, expected a labelled case as TASK/CASE, such as {example}"
         )
     read = read_case(task, case)
     image, geometry = prepare.prepare_image(read.image, read.affine, name=case.name)

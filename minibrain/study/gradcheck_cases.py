@@ -29,9 +29,9 @@ def run(names: Collection[str] = (), seed: int = 0) -> bool:
     known = [*operation_cases(), *layer_cases(), *network_makers()]
     for name in names:
         if name not in known:
-            raise InputError(f"gradcheck knows no {name!r}; it knows {', '.join(known)}")
+            raise InputError(f"names: got {name!r}, expected some of {', '.join(known)}")
     if seed < 0:
-        raise InputError(f"seed must not be negative, got {seed}")
+        raise InputError(f"seed: got {seed}, expected 0 or more")
     print(f"{'':24}  {'gradient of':24}  {'analytic':>13}  {'numeric':>13}  {'rel. error':>10}")
     wrong = count = 0
     for name in names or known:

@@ -319,7 +319,7 @@ def test_a_network_needs_no_other_convolutions(rank, monkeypatch):
     assert not any(name.startswith("conv.") for name in launches)
     monkeypatch.setattr(tensor_core, "_first", lambda kernels, *arguments: None)
     want_loss, want, launches = run()
-    assert {"conv.correlate", "conv.spread", "conv.weight_gradient"} <= launches
+    assert {"conv.correlate_4", "conv.spread_4", "conv.weight_gradient_4"} <= launches
     assert loss == pytest.approx(want_loss, rel=1e-2)
     assert np.linalg.norm(gradients - want) < 0.05 * np.linalg.norm(want)
 

@@ -1,72 +1,24 @@
-"""The verbs of the command line: each declares its options, and a function that they go to.
+"""Verbs about runs: train, predict, evaluate, compare."""
 
-They import what they call when they are called: `minibrain --help` need not wait for plots and
-classifiers.
-"""
-
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from minibrain.arrays import PRECISIONS, find_device
 from minibrain.errors import InputError
+from minibrain.verbs.parser import add_verb
 
 
-def _verb(verbs, name: str, purpose: str, example: str, call: Callable) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
-        name,
-        help=purpose,
-        description=purpose[0].upper() + purpose[1:] + ".",
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(call=call)
-    return parser
-
-
-def _inspect(verbs) -> None:
-    add = _verb(
-        verbs,
-        "inspect",
-        "check every case of a task, report all faults, and show what it holds",
-        "minibrain inspect Task01_BrainTumour --output inspection",
-        inspect,
-    ).add_argument
-    add("task", metavar="TASK", help="folder with dataset.json")
-    add("--output", metavar="FOLDER", help="where to write pictures (default: none)")
-
-
-def inspect(task: str, output: str | None) -> int:
-    """Print what a task holds and all its faults; 1 if there is any."""
-    from minibrain.data.inspection import inspect as inspect_task
-    from minibrain.files import require_writable
-    from minibrain.report.inspection import inspection_pictures, inspection_text
-
-    if output is not None:
-        require_writable(Path(output))
-    found = inspect_task(task)
-    print(inspection_text(found))
-    if output is not None and found.contents:
-        for path in inspection_pictures(found, Path(output)):
-            print(f"written to {path}")
-    return 1 if found.faults else 0
-
-
-def _train(verbs) -> None:
-    add = _verb(
+def declare_train(verbs) -> None:
+    add = add_verb(
         verbs,
         "train",
         "train a network and judge it on held-out cases",
         "minibrain train --network brain_2d --data Task01_BrainTumour",
         train,
     ).add_argument
-    add(
-        "--network",
-        default="brain_3d",
-        metavar="NAME",
-        help="preset to train (default brain_3d; without data and GPU its small version)",
-    )
+    network = "preset to train (default brain_3d; without data and GPU its small version)"
+    add("--network", metavar="NAME", help=network)
     add("--data", metavar="FOLDER", help="of the task, with its dataset.json; left out, phantoms")
     add("--output", metavar="FOLDER", help="of the run (default runs/NETWORK-1, -2, ...)")
     add("--epochs", type=int, metavar="N", help="passes over the training cases")
@@ -90,7 +42,7 @@ def _train(verbs) -> None:
     )
 
 
-def train(network: str, resume: str | None, **options) -> None:
+def train(network: str | None, resume: str | None, **options) -> None:
     """Train a preset by its own configuration, changed by the options that are not None.
 
     Without data and without a GPU the small version of the network is trained.
@@ -101,10 +53,14 @@ def train(network: str, resume: str | None, **options) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if resume is not None:
-        if others := sorted(given.keys() - {"epochs", "device", "data"}):
-            raise InputError(f"resume: {others[0]} stays as in {resume}, expected no such option")
+        for name in sorted(given.keys() - {"epochs", "device", "data"}):
+            expected = f"expected no such option: it stays as in {resume}"
+            raise InputError(f"{name}: got {given[name]}, {expected}")
+        if network is not None:
+            _require_network(network, resume)
         experiment.resume(resume, **given)
         return
+    network = network or "brain_3d"
     small = f"{network}_small"
     if "data" not in given and small in CONFIGS:
         on_gpu = find_device(given.get("device", "auto")) == "cuda"
@@ -114,8 +70,18 @@ def train(network: str, resume: str | None, **options) -> None:
     experiment.run(replace(CONFIGS[network], **given))
 
 
-def _predict(verbs) -> None:
-    parser = _verb(
+def _require_network(name: str, run: str) -> None:
+    """A run is resumed with its own network, which may be the small version of the one named."""
+    from minibrain.runs.config import read_config
+    from minibrain.runs.run_folder import require_run
+
+    found = read_config(require_run(run) / "config.json").network
+    if found not in (name, f"{name}_small"):
+        raise InputError(f"network: got {name!r}, expected {found!r} as in {run}")
+
+
+def declare_predict(verbs) -> None:
+    parser = add_verb(
         verbs,
         "predict",
         "segment images with the network of a run",
@@ -168,13 +134,11 @@ def predict(
         network = replace(network, patch_size=tuple(patch_size) if patch_size else None)
     if repair_nonfinite:
         network = replace(network, task=replace(network.task, repair_nonfinite=True))
-    failures = predict_files(network, inputs, output, **options)
-    print(f"written to {output}" + (f"; cases failed: {len(failures)}" if failures else ""))
-    return 1 if failures else 0
+    return 1 if predict_files(network, inputs, output, **options) else 0
 
 
-def _evaluate(verbs) -> None:
-    add = _verb(
+def declare_evaluate(verbs) -> None:
+    add = add_verb(
         verbs,
         "evaluate",
         "score predictions against labels, and write a report to look at",
@@ -192,7 +156,9 @@ def evaluate(folder: str, data: str | None, output: str | None) -> None:
 
     if Path(folder, "config.json").exists():
         if output is not None:
-            raise InputError(f"output: the report on a run lies in {folder}, expected no other")
+            raise InputError(
+                f"output: got {output!r}, expected no other folder than the run's own, {folder}"
+            )
         judge_run(folder, data)
     elif data is None:
         raise InputError(f"{folder}: is no run, so expected --data, the task that it predicts")
@@ -200,8 +166,8 @@ def evaluate(folder: str, data: str | None, output: str | None) -> None:
         judge_predictions(folder, data, output)
 
 
-def _compare(verbs) -> None:
-    add = _verb(
+def declare_compare(verbs) -> None:
+    add = add_verb(
         verbs,
         "compare",
         "put runs on the same cases side by side",
@@ -218,97 +184,3 @@ def compare(runs: Sequence[str], data: str | None, output: str) -> None:
     from minibrain.evaluation.comparison import compare as compare_runs
 
     compare_runs(runs, output, data)
-
-
-def _gradcheck(verbs) -> None:
-    add = _verb(
-        verbs,
-        "gradcheck",
-        "check gradients: backward against the slope of forward",
-        "minibrain gradcheck conv InstanceNormReLU brain_2d",
-        gradcheck,
-    ).add_argument
-    add("names", nargs="*", metavar="NAME", help="operations, layers or presets; left out, all")
-    add("--seed", type=int, default=0, metavar="N", help="of the directions (default 0)")
-
-
-def gradcheck(names: Sequence[str], seed: int) -> int:
-    """Print the table; 1 if a gradient is wrong."""
-    from minibrain.study.gradcheck_cases import run
-
-    return 0 if run(names, seed) else 1
-
-
-def _explain(verbs) -> None:
-    add = _verb(
-        verbs,
-        "explain",
-        "record one training step, print it, and make a page that explains it",
-        "minibrain explain --network brain_2d --data Task01_BrainTumour/BRATS_001",
-        explain,
-    ).add_argument
-    add(
-        "--network",
-        default="brain_3d_small",
-        metavar="NAME",
-        help="preset to look into (default brain_3d_small)",
-    )
-    add("--data", metavar="FOLDER/CASE", help="a labelled case of a task; left out, a phantom")
-    add(
-        "--steps",
-        type=int,
-        default=12,
-        metavar="N",
-        help="training steps on the case before the one recorded (default 12)",
-    )
-    add(
-        "--output",
-        default="explorer.html",
-        metavar="FILE",
-        help="the page, one file that needs no network (default explorer.html); the record alone "
-        "if it ends in .json",
-    )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
-
-
-def explain(**options) -> None:
-    """See `minibrain.study.explain.explain`."""
-    from minibrain.study.explain import explain as explain_step
-
-    explain_step(**options)
-
-
-def _doctor(verbs) -> None:
-    _verb(
-        verbs,
-        "doctor",
-        "test this installation, or show what a checkpoint holds",
-        "minibrain doctor",
-        doctor,
-    ).add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a .npz file of a run")
-
-
-def doctor(checkpoint: str | None) -> int:
-    """Print versions, processor, GPU and a self-test, which gives 1 if the arithmetic is wrong."""
-    if checkpoint is not None:
-        from minibrain.runs.checkpoint import describe
-
-        print(describe(Path(checkpoint)))
-        return 0
-    from minibrain.doctor import report
-
-    text, sound = report()
-    print(text)
-    return 0 if sound else 1
-
-
-VERBS = (
-    _inspect,
-    _train,
-    _predict,
-    _evaluate,
-    _compare,
-    _gradcheck,
-    _explain,
-    _doctor,
-)
