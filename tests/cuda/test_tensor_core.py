@@ -194,7 +194,7 @@ def test_transposed_convolution(case, schedule):
     check_transposed(case, schedule)
 
 
-def check_planes_unwritten(case, schedule, joined=False):
+def check_planes_pending(case, schedule, joined=False):
     """What is pending or joined gives the bits that it would give if it were written, which it is
     not unless many outputs read it."""
     shape, inputs, outputs, blocks = PLANES[case]
@@ -205,15 +205,15 @@ def check_planes_unwritten(case, schedule, joined=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_planes, "BLOCKS", {2: blocks, 3: blocks})
         patch.setattr(conv_planes, "GRADIENT_BLOCKS", {2: blocks, 3: blocks})
-        check_conv_unwritten(x, 3, outputs, schedule)
+        check_conv_pending(x, 3, outputs, schedule)
 
 
-def check_pointwise_unwritten(case, schedule):
+def check_pointwise_pending(case, schedule):
     shape, inputs, outputs = POINTWISE[case]
-    check_conv_unwritten(pending((*shape, inputs), BFLOAT16), 1, outputs, schedule)
+    check_conv_pending(pending((*shape, inputs), BFLOAT16), 1, outputs, schedule)
 
 
-def check_conv_unwritten(x, kernel, outputs, schedule):
+def check_conv_pending(x, kernel, outputs, schedule):
     weight = random(np.random.default_rng(3), *(kernel,) * (x.ndim - 2), x.shape[-1], outputs)
     weight = on_device(weight.astype(np.float32))
     with emulated(schedule) as emulator:
@@ -225,13 +225,13 @@ def check_conv_unwritten(x, kernel, outputs, schedule):
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
 @pytest.mark.parametrize("case", [case for case, (_, inputs, *_) in PLANES.items() if inputs > 4])
 def test_convolution_by_planes_of_what_is_pending(case, schedule):
-    check_planes_unwritten(case, schedule)
+    check_planes_pending(case, schedule)
 
 
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
 @pytest.mark.parametrize("case", ["odd, 3D", "wide, 2D"])
 def test_convolution_by_planes_of_what_is_joined(case, schedule):
-    check_planes_unwritten(case, schedule, joined=True)
+    check_planes_pending(case, schedule, joined=True)
 
 
 @pytest.mark.parametrize(("first", "rate"), [(8, 0.0), (16, 0.3)])
@@ -246,7 +246,7 @@ def test_what_is_not_joined_as_kernels_want_it_is_written(first, rate):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("case", POINTWISE)
 def test_pointwise_convolution_of_what_is_pending(case, schedule):
-    check_pointwise_unwritten(case, schedule)
+    check_pointwise_pending(case, schedule)
 
 
 def test_transposed_pointwise_convolution_of_what_is_pending():

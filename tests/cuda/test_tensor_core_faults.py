@@ -8,15 +8,15 @@ from planted_faults import Fault, is_caught
 from test_tensor_core import (
     EVERY_SCHEDULE,
     check_planes,
-    check_planes_unwritten,
+    check_planes_pending,
     check_pointwise,
-    check_pointwise_unwritten,
+    check_pointwise_pending,
     check_tiles,
     check_transposed,
 )
 
-pending_planes = partial(check_planes_unwritten, "odd, 3D")
-joined_planes = partial(check_planes_unwritten, "one plane", joined=True)
+pending_planes = partial(check_planes_pending, "odd, 3D")
+joined_planes = partial(check_planes_pending, "one plane", joined=True)
 FAULTS = [
     Fault("no barrier before a stage is used", "conv_planes.cu",
           "__syncthreads();  // all copies have come, and the other", "// ",
@@ -78,13 +78,13 @@ FAULTS = [
           "* part.channels + part.channel, before", pending_planes),
     Fault("dropout of the first channels", "planes.cuh",
           "* part.channels + channel;", "* part.channels;",
-          partial(check_planes_unwritten, "two chunks")),
+          partial(check_planes_pending, "two chunks")),
     Fault("a plane activated twice", "conv_planes_gradient.cu", "for (; written <=",
           "for (written = z + BORDER - 1; written <=", pending_planes),
     Fault("a plane not activated", "conv_planes_gradient.cu", "int written = s.begin - BORDER;",
           "int written = s.begin;", pending_planes),
     Fault("planes activated where samples are", "conv_planes_gradient.cu",
-          "DEPTH == 1 ? z : s.sample", "s.sample", partial(check_planes_unwritten, "odd, 2D")),
+          "DEPTH == 1 ? z : s.sample", "s.sample", partial(check_planes_pending, "odd, 2D")),
     Fault("channels of the second array from the wrong one on", "planes.cuh",
           "channel -= a_channels;", "", joined_planes),
     Fault("as many channels as the first array has", "planes.cuh", "channels - a_channels}",
@@ -93,7 +93,7 @@ FAULTS = [
           "{a_lines, dropout}", joined_planes),
     Fault("lines of the first sample in the head", "conv_pointwise.cu",
           "pending, at, blockIdx.z * inputs + c", "pending, at, c",
-          partial(check_pointwise_unwritten, "odd, 3D")),
+          partial(check_pointwise_pending, "odd, 3D")),
     Fault("sums that are not cleared", "conv_planes.cu",
           "start_plane(sums[DEPTH - 1], bias);", "", partial(check_planes, "odd, 3D")),
     Fault("a fourth tap that has weights", "conv_weights.cu",
