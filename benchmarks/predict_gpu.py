@@ -8,7 +8,12 @@ bytes that come out of memory. Products include those that fall into the overhan
 convolution reads what is pending, the instructions for that are added to the products, as if
 nothing overlapped; where it cannot, a pass that writes it is added. The other operations go over
 memory once: they take as long as the bytes that they move or as the instructions that are issued
-meanwhile. Not counted: launches, and what is small.
+meanwhile. Parts of sums go through memory once more. Between two launches the device waits.
+
+That bytes arrive as fast as memory can send them is assumed. It takes some 30 KB or more on their
+way to every multiprocessor, for which registers leave room in all kernels (24 to 48 KB) but the
+forward max-pool (12 KB) and concatenation (16 KB). Shared memory has no bank conflicts where
+matrices are copied into it or loaded (tests/cuda/test_banks.py).
 """
 
 from math import ceil, prod
@@ -24,19 +29,25 @@ INSTRUCTIONS = 132 * 4 * 32 * 1.7e9  # of single threads, a second
 # channels of a voxel. All else that they do beside products takes a warp 830 issues for a plane of
 # 16 channels, whose 216 products take 2,200 cycles at this rate
 ACTIVATE, SUM = 65, 60
+# launches of a step, nearly, a third of them small operations of CuPy: each gradient is added to
+# what is there; and what passes from one launch's last block to the next one's first: assumed
+LAUNCHES, BETWEEN = 380, 1.5e-6
 # bytes that a kernel moves and its instructions, for eight channels of a voxel that it writes or
 # reads, in the loss and the head's convolution for a voxel. They were counted in the machine code
 # for sm_90 on 2026-11-24: a conversion to double stands for 8 additions of floats, and what a
 # thread does once is shared among its voxels.
 DRAW = 90  # instructions for dropout on top
-WRITE_PENDING, SUM_CENTRED = (32, 85), (16, 66)
-SUM_GRADIENTS, NORMALIZE_BACKWARD = (32, 119), (48, 143)
+WRITE_PENDING, SUM_CENTRED = (32, 85), (16, 63)
+SUM_GRADIENTS, NORMALIZE_BACKWARD = (32, 136), (48, 165)
 MAX_POOL_FORWARD, MAX_POOL_BACKWARD = (8 * 16 + 16 + 8, 1210), (16 + 16 + 24 / 8, 263)
-LOG_SOFTMAX, SUM_LOSS, CCE_DICE_BACKWARD = (32, 290), (24, 148), (36, 240)
-HEAD = (40, 270), (40, 312), (40, 190)  # forward, data gradient, weight gradient
+SOFTMAX_SUMS, CCE_DICE_BACKWARD = (25, 175), (33, 115)
+ROUND = (24, 0)  # the loss's gradient, to bfloat16
+HEAD = (40, 260), (40, 242), (40, 190)  # forward, data gradient, weight gradient
 ADAM = (28, 0)  # of a parameter
+GRADIENT = (4 + 12 + 4, 0)  # of a parameter: cleared, added to, squared
 
 SIZE, BATCH, CHANNELS, INPUTS, CLASSES = (160, 160, 128), 2, (16, 32, 64, 128, 256), 4, 4
+PARAMETERS = 5_649_652
 
 
 def layers():
@@ -69,9 +80,9 @@ def passes():
     octets = sum(n * channels for n, channels in zip(voxels[1:], CHANNELS[:-1], strict=True)) / 8
     forward = over_memory(MAX_POOL_FORWARD, octets)
     yield "pools and skips", forward, over_memory(MAX_POOL_BACKWARD, 8 * octets)
-    forward = over_memory(LOG_SOFTMAX, voxels[0]) + over_memory(SUM_LOSS, voxels[0])
-    yield "loss", forward, over_memory(CCE_DICE_BACKWARD, voxels[0])
-    yield "Adam", 0, over_memory(ADAM, 5_649_652)
+    backward = over_memory(CCE_DICE_BACKWARD, voxels[0]) + over_memory(ROUND, voxels[0])
+    yield "loss", over_memory(SOFTMAX_SUMS, voxels[0]), backward
+    yield "gradients, Adam", 0, over_memory(GRADIENT, PARAMETERS) + over_memory(ADAM, PARAMETERS)
 
 
 def over_memory(kernel, count, more_instructions=0):
@@ -110,12 +121,12 @@ def by_planes(size, inputs, outputs, pending=0, summed=0):
 def gradient_by_planes(size, inputs, outputs, pending=0):
     planes, tiles = planes_of_tiles(size, 8), ceil(inputs / 16) * outputs // 16
     share = ceil_divide(planes, max(1, conv_planes.GRADIENT_BLOCKS[3] // tiles))
-    parts = 2 * 4 * ceil_divide(planes, share) * 27 * inputs * outputs
+    parts = 4 * ceil_divide(planes, share) * 27 * inputs * outputs
     taps = 9 if inputs == 4 else 27
     l2 = tiles * planes * 32 * (180 * (1 + 2 / share) + 128)
     moved = 2 * BATCH * prod(size) * (inputs + outputs) + parts
     activated = tiles * planes * 180 * (1 + 2 / share) * 2 * pending
-    return seconds(tiles * planes * taps * 16, l2, moved, activated)
+    return seconds(tiles * planes * taps * 16, l2, moved, activated) + seconds(memory=parts)
 
 
 def by_tiles(positions, rows, outputs, moved):
@@ -146,7 +157,9 @@ def times(kind, size, inputs, outputs, pending):
         forward = by_tiles(voxels, inputs, 8 * outputs, moved)
         back = by_tiles(voxels, 8 * outputs, inputs, moved)
         tiles = ceil(2 * outputs / 64) * ceil(inputs / 64) * 4
-        return forward, back, seconds(tiles * voxels / 32 * 80, tiles * voxels * 256, moved)
+        parts = 4 * ceil(conv_tiles.GRADIENT_BLOCKS / tiles) * 8 * inputs * outputs
+        gradient = seconds(tiles * voxels / 32 * 80, tiles * voxels * 256, moved + parts)
+        return forward, back, gradient + seconds(memory=parts)
     if inputs > conv_planes.MOST_INPUTS:
         moved = 2 * voxels * (inputs + outputs)
         forward = by_tiles(voxels, 27 * inputs, outputs, moved)
@@ -177,7 +190,8 @@ def main():
         row = [1e6 * t for t in each]
         totals += row
         print(f"| {name} | " + " | ".join(f"{t:.0f}" for t in row) + " |")
-    print(f"\nTogether {sum(totals) / 1e3:.1f} ms.")
+    between = 1e6 * LAUNCHES * BETWEEN
+    print(f"\nBetween launches {between:.0f}. Together {(sum(totals) + between) / 1e3:.1f} ms.")
 
 
 if __name__ == "__main__":

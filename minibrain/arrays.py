@@ -5,6 +5,7 @@ The mathematics in `minibrain.functional` is written once. It begins with
 """
 
 import sys
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -106,6 +107,24 @@ def to_device(x, device: str):
     import cupy
 
     return cupy.asarray(x)
+
+
+def to_device_aside(x):
+    """A NumPy array as a CuPy array, brought there beside what the GPU is doing: neither waits for
+    the other. It has arrived when this returns."""
+    import cupy
+
+    with _stream_aside() as stream:
+        y = cupy.asarray(x)
+        stream.synchronize()
+    return y
+
+
+@cache
+def _stream_aside():
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
 
 
 def to_host(x) -> np.ndarray:

@@ -23,7 +23,7 @@ from minibrain.data.prepared import Prepared, PreparedCase
 from minibrain.errors import InputError
 from minibrain.evaluation.judging import judge
 from minibrain.functional import cce_dice_loss_forward
-from minibrain.inference import check_windows, predict_logits
+from minibrain.inference import check_windows, most_likely, predict_logits
 from minibrain.memory import available_memory, estimate_memory, fitting_patch
 from minibrain.metrics import confusion_matrix, summarize
 from minibrain.report.tables import counted
@@ -33,6 +33,7 @@ from minibrain.runs.cost import measured
 from minibrain.runs.fitting import Trainer
 from minibrain.runs.run_folder import RunFolder
 from minibrain.selftest import self_test
+from minibrain.training import to_model
 
 
 def run(config: Config) -> Path:
@@ -127,10 +128,10 @@ def validate(config: Config, model, cases: Iterable[PreparedCase]) -> dict:
     """Mean loss and pooled mean foreground IoU over whole prepared cases."""
     losses, confusions = [], []
     for case in cases:
-        logits = predict_logits(model, case.image, **_seen(config))
-        label = np.asarray(case.label)
-        losses.append(cce_dice_loss_forward(logits[None], label[None])[0])
-        confusions.append(confusion_matrix(label, logits.argmax(axis=-1), model.classes))
+        logits, label = predict_logits(model, case.image, **_seen(config)), case.label
+        loss, _ = cce_dice_loss_forward(logits[None], to_model(label[None], model, label.dtype))
+        losses.append(float(loss))
+        confusions.append(confusion_matrix(label, most_likely(logits), model.classes))
     iou = summarize(confusions).pooled_foreground_mean
     return {"validation_loss": float(np.mean(losses)), "validation_iou": iou}
 

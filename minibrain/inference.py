@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minibrain.arrays import to_host, widened
+from minibrain.arrays import array_module, to_host, widened
 from minibrain.data.boxes import common_part, cut
 from minibrain.errors import InputError
 from minibrain.functional import softmax_forward
 from minibrain.models import UNet
+from minibrain.saved import Array
 from minibrain.training import to_model
 
 SLICES_AT_A_TIME = 16
@@ -39,7 +40,7 @@ def predict_logits(
     patch_size: Sequence[int] | None = None,
     overlap: float = 0.5,
     mirror: bool = False,
-) -> np.ndarray:
+) -> Array:
     """Logits of a whole volume; a 2D network sees it slice by slice along z.
 
     Parameters
@@ -53,7 +54,7 @@ def predict_logits(
 
     Returns
     -------
-    logits : (X, Y, Z, classes) float32, on the CPU
+    logits : (X, Y, Z, classes) float32, on the model's device
 
     Raises
     ------
@@ -64,12 +65,13 @@ def predict_logits(
     _check_image(image, channels)
     volume = image.shape[:3]
     overlaps = (overlap, overlap, overlap if model.rank == 3 else 0)
-    logits = np.zeros((*volume, model.classes), np.float32)
+    xp = array_module(next(iter(model.named_parameters().values())).value)
+    logits = xp.zeros((*volume, model.classes), np.float32)
     for box, weight in windows(volume, _window_size(model, volume, patch_size), overlaps):
         patch = cut(image, box)
         patch = patch if channels is None else patch[..., list(channels)]
         inside_window, inside_volume = common_part(box, volume)
-        weighted = _patch_logits(model, patch, mirror) * weight
+        weighted = _patch_logits(model, patch, mirror) * xp.asarray(weight)
         logits[inside_volume] += weighted[inside_window]
     return logits
 
@@ -79,12 +81,13 @@ def predict(model: UNet, image: np.ndarray, channels=None, **options) -> np.ndar
     return most_likely(predict_logits(model, image, channels, **options))
 
 
-def most_likely(logits: np.ndarray) -> np.ndarray:
-    """(X, Y, Z, classes) -> (X, Y, Z) uint8, without wide integers for the whole volume."""
-    return np.stack([plane.argmax(axis=-1).astype(np.uint8) for plane in logits])
+def most_likely(logits: Array) -> np.ndarray:
+    """(X, Y, Z, classes) -> (X, Y, Z) uint8 on the CPU, without wide integers for all of it."""
+    planes = [plane.argmax(axis=-1).astype(np.uint8) for plane in logits]
+    return to_host(array_module(logits).stack(planes))
 
 
-def softmax_inplace(logits: np.ndarray) -> None:
+def softmax_inplace(logits: Array) -> None:
     """Turn (X, Y, Z, classes) logits into probabilities, one plane at a time."""
     for plane in logits:
         plane[...], _ = softmax_forward(plane)
@@ -141,16 +144,16 @@ def _along_axis(volume: int, size: int, overlap: float) -> list[tuple[int, np.nd
     return [(first + int(start), bell / total[start : start + size]) for start in starts]
 
 
-def _patch_logits(model: UNet, patch: np.ndarray, mirror: bool) -> np.ndarray:
+def _patch_logits(model: UNet, patch: np.ndarray, mirror: bool) -> Array:
     """(X, Y, Z, C) -> (X, Y, Z, classes): a volume for a 3D network, a batch of slices for a 2D."""
-    images = patch[None] if model.rank == 3 else np.moveaxis(patch, 2, 0)
+    images = to_model(patch[None] if model.rank == 3 else np.moveaxis(patch, 2, 0), model)
     axes = range(1, model.rank + 1) if mirror else ()
     reflections = [*chain.from_iterable(combinations(axes, k) for k in range(len(axes) + 1))]
-    logits = 0
+    xp, logits = array_module(images), 0
     for flipped in reflections:
-        reflected, _ = model.forward(to_model(np.flip(images, flipped), model))
-        logits += np.flip(widened(to_host(reflected)), flipped) / len(reflections)
-    return logits[0] if model.rank == 3 else np.moveaxis(logits, 0, 2)
+        reflected, _ = model.forward(xp.flip(images, flipped))
+        logits += xp.flip(widened(reflected), flipped) / len(reflections)
+    return logits[0] if model.rank == 3 else xp.moveaxis(logits, 0, 2)
 
 
 def _window_size(model: UNet, volume: Sequence[int], patch_size) -> tuple[int, ...]:

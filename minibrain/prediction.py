@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minibrain.arrays import to_host
 from minibrain.data import nifti
 from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Case, Task, open_task, read_case
@@ -23,6 +24,7 @@ from minibrain.report.tables import counted
 from minibrain.runs.checkpoint import load_network
 from minibrain.runs.config import read_config, settled
 from minibrain.runs.run_folder import require_run
+from minibrain.saved import Array
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,11 @@ def _predict(network: TrainedNetwork, case: Case, paths: Sequence[Path], **optio
     for path in paths[:-1]:
         softmax_inplace(logits)
         background = np.eye(logits.shape[-1], dtype=logits.dtype)[0]
-        nifti.write_image(path, restore(logits, geometry, outside=background), affine)
+        nifti.write_image(path, restore(to_host(logits), geometry, outside=background), affine)
     nifti.write_prediction(paths[-1], segmentation, affine)
 
 
-def _logits(network: TrainedNetwork, case: Case, **options) -> tuple[np.ndarray, Geometry]:
+def _logits(network: TrainedNetwork, case: Case, **options) -> tuple[Array, Geometry]:
     """In the prepared space. What has been read and prepared for it is forgotten on return."""
     image, geometry = _prepared(network, case)
     options |= {"patch_size": network.patch_size}

@@ -6,14 +6,15 @@ methods and keywords that CuPy lacks are missing here too. In two things this mo
 NumPy's own functions refuse it, and what adds in no fixed order on a GPU (`add.at`, `bincount`
 with weights) is missing, because the same seed must give the same bits.
 
-While a stream captures, what is asked for is not done but recorded, and whoever would wait for the
-device is refused. Launching the graph does it all, on the same arrays. Where a result's shape is
-needed it is computed at once too, from whatever is there.
+While a stream captures, what its thread asks for is not done but recorded, and whoever would wait
+for the device there is refused. Launching the graph does it all, on the same arrays. Where a
+result's shape is needed it is computed at once too, from whatever is there.
 
 The module is found as CuPy is: by the name of the package that the array type comes from.
 """
 
 import operator
+import threading
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -37,16 +38,24 @@ BINARY += ("lshift", "rshift")
 COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
 UNARY = ("neg", "pos", "abs", "invert")
 
-recorded = None  # while a stream captures, the list of what is to be done
+
+class Thread(threading.local):
+    """What is a thread's own, as in CuPy."""
+
+    recorded = None  # while its stream captures, the list of what is to be done
+
+    def __init__(self):
+        self.stream, self.allocator = NULL, DEFAULT_POOL.malloc
 
 
 def do(work):
     """Now, or when the graph is launched."""
-    work() if recorded is None else recorded.append(work)
+    work() if thread.recorded is None else thread.recorded.append(work)
 
 
 def _computed(work, *inputs):
     """What `work` returns; unless that is a view of the inputs, a graph computes it again."""
+    recorded = thread.recorded
     with np.errstate() if recorded is None else np.errstate(all="ignore"):  # of what is not yet
         result = _without_scalars(work())
     if recorded is not None:
@@ -77,7 +86,7 @@ def _arrays(value):
 
 
 def _wait():
-    if recorded is not None:
+    if thread.recorded is not None:
         raise RuntimeError("the stream is capturing: nothing can be waited for")
 
 
@@ -246,41 +255,37 @@ lib = SimpleNamespace(
 
 
 class Stream:
-    current = None  # the stream that is
-
     def __init__(self, non_blocking=False):
         self.before = []
 
     def __enter__(self):
-        self.before.append(Stream.current)
-        Stream.current = self
+        self.before.append(thread.stream)
+        thread.stream = self
         return self
 
     def __exit__(self, *error):
-        Stream.current = self.before.pop()
+        thread.stream = self.before.pop()
 
     def begin_capture(self):
-        global recorded
-        assert Stream.current is self is not NULL
-        assert recorded is None
-        recorded = []
+        assert thread.stream is self is not NULL
+        assert thread.recorded is None
+        thread.recorded = []
 
     def end_capture(self):
-        global recorded
-        work, recorded = recorded, None
+        work, thread.recorded = thread.recorded, None
         return Graph(work)
 
     def record(self):
         return self
 
     def wait_event(self, event):
-        assert recorded is None, "a graph would wait for what comes before it is recorded"
+        assert thread.recorded is None, "a graph would wait for what comes before it is recorded"
 
     def synchronize(self):
         _wait()
 
 
-NULL = Stream.current = Stream()
+NULL = Stream()
 
 
 class Graph:
@@ -301,19 +306,24 @@ class MemoryPool:
     def malloc(self, size):
         return self.allocator(size)
 
+    def free_all_blocks(self):
+        pass
+
+    def total_bytes(self):
+        return 0
+
 
 DEFAULT_POOL = MemoryPool()
-allocator = DEFAULT_POOL.malloc  # at present
+thread = Thread()
 
 
 @contextmanager
 def using_allocator(other):
-    global allocator
-    before, allocator = allocator, other
+    before, thread.allocator = thread.allocator, other
     try:
         yield
     finally:
-        allocator = before
+        thread.allocator = before
 
 
 def get_default_memory_pool():
@@ -323,7 +333,7 @@ def get_default_memory_pool():
 cuda = SimpleNamespace(
     Stream=Stream,
     MemoryPool=MemoryPool,
-    get_current_stream=lambda: Stream.current,
+    get_current_stream=lambda: thread.stream,
     using_allocator=using_allocator,
 )
 

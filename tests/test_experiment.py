@@ -9,12 +9,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
+import standin
 
-from minibrain import cli, experiment
+from minibrain import cli, experiment, models
 from minibrain.data import phantom_task, prepare
 from minibrain.data.decathlon import open_task
 from minibrain.errors import InputError
@@ -319,3 +321,18 @@ def test_help_shows_every_flag(name, tmp_path):
         "output",
     }
     assert flags <= set(re.findall(r"--([a-z-]+)", result.stdout))
+
+
+@pytest.mark.usefixtures("without_twins")
+def test_validation_is_done_on_the_device_of_the_network():
+    rng = np.random.default_rng(4)
+    image = rng.standard_normal((4, 8, 6, 2)).astype(np.float32)
+    cases = [SimpleNamespace(image=image, label=rng.integers(0, 3, (4, 8, 6), np.uint8))] * 2
+    scores = []
+    for place in (np.asarray, standin.asarray):
+        model = models.UNet(3, 2, 3, channels=(2, 3), norm="instance", seed=1)
+        for parameter in model.named_parameters().values():
+            parameter.value = place(parameter.value)
+        scores.append(experiment.validate(SMALL_3D, model, cases))
+    assert scores[0] == scores[1]
+    assert 0 < scores[0]["validation_iou"] < 1

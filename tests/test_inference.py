@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import standin
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,6 +193,23 @@ def test_classes_and_probabilities_are_those_of_the_logits():
     expected, _ = softmax_forward(logits)
     softmax_inplace(logits)
     assert np.array_equal(logits, expected)
+
+
+@pytest.mark.usefixtures("without_twins")
+@pytest.mark.parametrize(("rank", "patch_size"), [(3, None), (3, (8, 4, 6)), (2, (4, 8))])
+def test_all_of_it_is_done_on_the_device_of_the_network(rank, patch_size):
+    """There an array comes back; the classes are few bytes and come to the host."""
+    host, device, image = network(rank), network(rank), an_image(7, 6, 5)
+    for parameter in (device.named_parameters() | device.named_buffers()).values():
+        parameter.value = standin.asarray(parameter.value)
+    options = {"patch_size": patch_size, "mirror": True}
+    logits, expected = (predict_logits(model, image, **options) for model in (device, host))
+    assert isinstance(logits, standin.ndarray)
+    assert np.array_equal(logits.get(), expected)
+    assert np.array_equal(predict(device, image, **options), predict(host, image, **options))
+    for values in (logits, expected):
+        softmax_inplace(values)
+    assert np.array_equal(logits.get(), expected)
 
 
 def test_a_network_in_float64_gives_logits_in_float32():

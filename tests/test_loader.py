@@ -1,5 +1,6 @@
 """Batches: what is in them, in which order, and what the reading thread leaves behind."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import standin
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minibrain import arrays
 from minibrain.data import loader
 from minibrain.data.augment import augment
 from minibrain.data.loader import SliceSamples, VolumeSamples, batches
@@ -243,13 +245,12 @@ def test_reading_happens_off_the_consumers_thread_and_waiting_is_measured(monkey
 
 
 @pytest.mark.parametrize("enough", [True, False])
-def test_a_batch_is_brought_to_the_device_by_the_thread_that_reads_it(monkeypatch, enough):
+def test_a_batch_is_brought_to_the_device_by_another_thread(monkeypatch, enough):
     """With too little memory for it there, it is left on the host."""
     threads = []
 
-    def to_device(x, device):
+    def to_device_aside(x):
         threads.append(threading.current_thread())
-        assert device == "cuda"
         if not enough:
             raise MemoryError
         return standin.asarray(x)
@@ -257,13 +258,60 @@ def test_a_batch_is_brought_to_the_device_by_the_thread_that_reads_it(monkeypatc
     samples = volumes(3)
     options = {"seed": 0, "epoch": 0, "training": True}
     want = list(batches(samples, 2, **options))
-    monkeypatch.setattr(loader, "to_device", to_device)
+    monkeypatch.setattr(loader, "to_device_aside", to_device_aside)
     for got, expected in zip(batches(samples, 2, **options, device="cuda"), want, strict=True):
         for array, on_host in zip(got[:2], expected[:2], strict=True):
             assert isinstance(array, standin.ndarray if enough else np.ndarray)
             assert np.array_equal(array.get() if enough else array, on_host)
         assert got.names == expected.names
     assert threading.current_thread() not in threads
+
+
+def test_for_a_gpu_as_many_batches_are_read_at_once_as_there_are_cores(monkeypatch):
+    """But one at a time lies there."""
+    cores, there = 3, []
+    reading_at_once = threading.Barrier(cores)
+
+    class Slow(VolumeSamples):
+        def read(self, index, **key):
+            if index < cores:
+                reading_at_once.wait(timeout=10)
+            return super().read(index, **key)
+
+    monkeypatch.setattr(loader.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(loader, "to_device_aside", lambda x: there.append(x) or x)
+    options = {"seed": 0, "epoch": 0, "training": False}
+    epoch = batches(Slow(volumes(8).cases), 1, **options, device="cuda")
+    for number in range(8):
+        assert next(epoch).names == (f"CASE_{number}",)
+        assert len(there) <= 2 * (number + 2)
+    assert next(epoch, None) is None
+    assert joined(reading_threads())
+
+
+def test_a_gpu_goes_on_while_arrays_are_brought_to_it(monkeypatch):
+    """They come on a stream that waits for no other, and are there when the call returns."""
+    seen = []
+
+    class Stream(standin.Stream):
+        def __init__(self, non_blocking=False):
+            super().__init__()
+            seen.append(non_blocking)
+
+        def synchronize(self):
+            seen.append("all has come")
+
+    def asarray(x):
+        seen.append(type(standin.thread.stream))
+        return standin.asarray(x)
+
+    cupy = SimpleNamespace(cuda=SimpleNamespace(Stream=Stream), asarray=asarray)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    arrays._stream_aside.cache_clear()
+    x = np.arange(3)
+    assert np.array_equal(arrays.to_device_aside(x).get(), x)
+    assert seen == [True, Stream, "all has come"]
+    arrays._stream_aside.cache_clear()
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2, 4])

@@ -1,23 +1,29 @@
-"""Batches of prepared cases: volumes, axial slices or patches, read ahead on one thread.
+"""Batches of prepared cases: volumes, axial slices or patches, read ahead on other threads.
 
 Samples have a length, and for each index a name and what `read` returns. Patches (see `patches`)
 are drawn by seed and epoch; a volume or a slice is the same for all.
 """
 
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minibrain.arrays import to_device
+from minibrain.arrays import to_device_aside
 from minibrain.data.augment import augment
 from minibrain.data.patches import PatchSamples
 from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 
 Array = Any
+
+# A GPU takes a batch of whole volumes in a thirtieth of the time that one thread needs to draw the
+# noise for it (0.15 s a volume), so as many are read at once as there are cores, within reason.
+MOST_AHEAD = 16
 
 
 class Batch(NamedTuple):
@@ -95,7 +101,7 @@ class SliceSamples:
 
 
 class Batches:
-    """Iterator over one epoch, made by `batches`; the next batch is read while one is used.
+    """Iterator over one epoch, made by `batches`; the next batches are read while one is used.
 
     Attributes
     ----------
@@ -115,36 +121,44 @@ class Batches:
         self.waited, self._device = 0.0, device
         self._samples = samples
         self._keys = {"seed": seed, "epoch": epoch} if training else None
-        self._groups = groups
-        self._taken = 0
-        self._pending = self._start_reading()
+        self._ahead = 1 if device == "cpu" else min(MOST_AHEAD, os.cpu_count() or 1)
+        self._length, self._groups = len(groups), deque(groups)
+        self._reading: deque[Future] = deque()
+        self._next = self._start_next()
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return self._length
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Batch:
-        if self._pending is None:
+        if self._next is None:
             raise StopIteration
-        pending, self._pending = self._pending, None  # after an error the iterator is at its end
+        pending, self._next = self._next, None  # after an error the iterator is at its end
         begin = time.perf_counter()
         batch = pending.result()
         self.waited += time.perf_counter() - begin
-        self._taken += 1
-        self._pending = self._start_reading()
+        self._next = self._start_next()
         return batch
 
-    def _start_reading(self) -> Future | None:
-        """Read the next batch on a thread that ends with it: an abandoned iterator leaves none."""
-        if self._taken == len(self._groups):
+    def _start_next(self) -> Future | None:
+        """The next batch, which is the only one to lie on the device before it is asked for."""
+        while self._groups and len(self._reading) < self._ahead:
+            group = self._groups.popleft()
+            self._reading.append(_on_a_thread(_assemble, self._samples, group, self._keys))
+        if not self._reading:
             return None
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minibrain-batch")
-        group = self._groups[self._taken]
-        pending = thread.submit(_assemble, self._samples, group, self._keys, self._device)
-        thread.shutdown(wait=False)
-        return pending
+        reading = self._reading.popleft()
+        return reading if self._device == "cpu" else _on_a_thread(_place, reading)
+
+
+def _on_a_thread(work: Callable, *arguments) -> Future:
+    """On one that ends with the work: an abandoned iterator leaves none."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="minibrain-batch")
+    future = thread.submit(work, *arguments)
+    thread.shutdown(wait=False)
+    return future
 
 
 def batches(
@@ -159,7 +173,7 @@ def batches(
 ) -> Batches:
     """Iterate once over all samples; the last batch may be smaller.
 
-    The result is the same, bit for bit, however the background thread is scheduled.
+    The result is the same, bit for bit, however the threads that read are scheduled.
 
     Parameters
     ----------
@@ -168,7 +182,9 @@ def batches(
     seed, epoch : key the order, the augmentation and where patches lie, each >= 0
     training : shuffle and augment; otherwise the samples come as they are, in their own order
     first : number of the batch to start with, as the ones before it are done
-    device : "cuda" for arrays on a GPU, where they are brought while the batch before is used
+    device : "cuda" for arrays on a GPU, where they are brought while the batch before is used.
+        Up to 16 batches, as many as there are cores, are then read at once, otherwise one; each
+        takes twice its size in memory meanwhile
 
     Returns
     -------
@@ -196,7 +212,7 @@ def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
-def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None, device: str) -> Batch:
+def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:
     drawn = [_sample(samples, int(index), keys) for index in indices]
     space = tuple(np.max([label.shape for _, label, _ in drawn], axis=0))
     images = np.zeros((len(drawn), *space, drawn[0][0].shape[-1]), np.float32)
@@ -205,11 +221,17 @@ def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None, device:
         inside = tuple(slice(size) for size in label.shape)
         images[n][inside] = image
         labels[n][inside] = label
-    names = tuple(name for _, _, name in drawn)
+    return Batch(images, labels, tuple(name for _, _, name in drawn))
+
+
+def _place(reading: Future) -> Batch:
+    """On a GPU, unless there is too little memory: it may fit when the batch before is done."""
+    batch = reading.result()
     try:
-        return Batch(to_device(images, device), to_device(labels, device), names)
-    except MemoryError:  # it may fit when the batch before is done
-        return Batch(images, labels, names)
+        images, labels = map(to_device_aside, (batch.images, batch.labels))
+    except MemoryError:
+        return batch
+    return Batch(images, labels, batch.names)
 
 
 def _sample(samples, index: int, keys: dict[str, int] | None):

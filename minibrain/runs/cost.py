@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minibrain.errors import InputError
 from minibrain.files import read_json, write_json
+from minibrain.kernels.cuda.graph import kept_bytes
 
 NOTHING = {"seconds": 0.0, "peak_memory_bytes": 0}
 
@@ -18,7 +19,7 @@ def measured(path: Path, device: str) -> Iterator[None]:
     """Measure a block, and add it to what a JSON file says of earlier blocks.
 
     A run that is interrupted and resumed thus counts as one. Time adds up, memory is the highest:
-    on a GPU what CuPy's pool has taken, else what the whole process had resident.
+    on a GPU what CuPy's pools have taken, else what the whole process had resident.
     """
     _forget_peak(device)
     begin = time.perf_counter()
@@ -59,7 +60,7 @@ def _forget_peak(device: str) -> None:
 
 def _peak(device: str) -> int:
     if device == "cuda":
-        return int(sys.modules["cupy"].get_default_memory_pool().total_bytes())
+        return sys.modules["cupy"].get_default_memory_pool().total_bytes() + kept_bytes()
     with suppress(OSError, StopIteration):
         status = Path("/proc/self/status").read_text().splitlines()
         line = next(line for line in status if line.startswith("VmHWM:"))

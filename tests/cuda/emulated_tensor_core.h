@@ -30,7 +30,9 @@ struct Product {
 };
 
 __attribute__((optimize("O3"))) inline void multiply_add_all(Product **lanes) {
-    float a[16][16], b[16][8], d[16][8];
+    using Row = float __attribute__((vector_size(8 * sizeof(float))));
+    float a[16][16];
+    Row b[16], d[16];
     for (int lane = 0; lane < 32; ++lane) {
         int g = lane / 4, t = lane % 4 * 2;
         const Product &mine = *lanes[lane];
@@ -44,9 +46,11 @@ __attribute__((optimize("O3"))) inline void multiply_add_all(Product **lanes) {
             b[t + i * 8 + 1][g] = widened(mine.b[i] >> 16);
         }
     }
-    for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < 16; ++k)
-            for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
+    for (int row = 0; row < 16; ++row) {
+        Row sums = d[row];
+        for (int k = 0; k < 16; ++k) sums += a[row][k] * b[k];
+        d[row] = sums;
+    }
     for (int lane = 0; lane < 32; ++lane)
         for (int i = 0; i < 4; ++i)
             lanes[lane]->d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
@@ -58,6 +62,10 @@ struct Load {
 };
 
 template <bool transposed> void load_all(Load **lanes) {
+    size_t places[WARP];
+    for (unsigned lane = 0; lane < WARP; ++lane)
+        places[lane] = reinterpret_cast<size_t>(lanes[lane]->row);
+    count_conflicts(places, 16);
     for (int lane = 0; lane < 32; ++lane)
         for (int i = 0; i < 4; ++i)
             for (int half = 0; half < 2; ++half) {
@@ -78,10 +86,11 @@ inline void perform(const Copy &copy) {
     else std::memset(copy.to, 0, copy.bytes);
 }
 
-inline void copy(void *to, const void *from, size_t bytes, bool there) {
+__attribute__((noinline)) inline void copy(void *to, const void *from, size_t bytes, bool there) {
     if (reinterpret_cast<size_t>(to) % bytes || reinterpret_cast<size_t>(from) % bytes)
         fault = "an asynchronous copy begins at an odd place";
-    Copy copy = {to, from, bytes, there};
+    Copy copy = {to, from, bytes, there, __builtin_return_address(0)};
+    current->copied.back().push_back(copy);
     if (late_copies) current->groups.back().push_back(copy);
     else perform(copy);
 }
@@ -122,14 +131,17 @@ inline void load_transposed(unsigned (&words)[4], const void *row) {
     emulation::load<true>(words, row);
 }
 
-inline void copy_16_bytes(void *to, const void *from, bool there) {
+__attribute__((always_inline)) inline void copy_16_bytes(void *to, const void *from, bool there) {
     emulation::copy(to, from, 16, there);
 }
 
-inline void copy_8_bytes(void *to, const void *from, bool there) {
+__attribute__((always_inline)) inline void copy_8_bytes(void *to, const void *from, bool there) {
     emulation::copy(to, from, 8, there);
 }
 
-inline void close_group() { emulation::current->groups.emplace_back(); }
+inline void close_group() {
+    emulation::current->groups.emplace_back();
+    emulation::current->copied.emplace_back();
+}
 
 template <int pending> void wait_for_groups() { emulation::wait_for_groups(pending); }

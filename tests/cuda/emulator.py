@@ -2,17 +2,20 @@
 
 The .cu sources are compiled as they are, behind `emulation.h`; only the header with the inline PTX
 has `emulated_tensor_core.h` in its place. The launchers are untouched: their grids, shared memory
-and arguments are what runs here. Every array is handed over as a copy between
-two strips of NaN, so what is read beside it poisons the result, and what is written is found.
-Where arrays are too large to copy, only the first and last blocks run, on the arrays themselves.
+and arguments are what runs here. Every array is handed over as a copy, right before memory that
+nobody may touch, or right behind it in schedules with bit 1, and with NaN in the rest of its pages:
+what is read there poisons the result, and what is written is found. Where arrays are too large to
+copy, only the first and last blocks run, on the arrays themselves.
 """
 
 import ctypes
 import hashlib
+import mmap
 import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 from math import prod
@@ -27,9 +30,11 @@ from minibrain.kernels.cuda import loader
 
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / f"minibrain-emulation-{os.getuid()}"
-COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w"]
+COMPILER = ["g++", "-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-w"]
+COMPILER += ["-fsanitize=alignment"]
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
-GUARD = 1024  # elements on either side of an array
+PAGE = mmap.PAGESIZE
+WHOLE = 16  # bytes, the most that a thread reads at once
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
 POISON = {1: np.uint8(0xBF), 2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF)}
 POISON[8] = np.uint64(0x7FF7FFFFFFFFFFFF)
@@ -53,14 +58,19 @@ class _Launch(ctypes.Structure):
         ("first_block", ctypes.c_longlong),
         ("end_block", ctypes.c_longlong),
         ("schedule", ctypes.c_int),
+        ("conflicts", ctypes.c_longlong),
     )
 
 
 class Emulator:
-    """Launches kernels in one schedule; `edit` (old, new) plants a fault in the sources."""
+    """Launches kernels in one schedule; `edit` (old, new) plants a fault in the sources.
+
+    Of every kernel the bank conflicts are counted, see emulation.h.
+    """
 
     def __init__(self, schedule=0, edit=None):
         self.schedule, self.edit, self.launches = schedule, edit, []
+        self.conflicts = Counter()
 
     def launch(self, name, grid, block, arguments, shared_bytes=0):
         """`loader.launch`."""
@@ -72,7 +82,8 @@ class Emulator:
         grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
         arrays = [value._host for value in values if _is_on_device(value)]
         large = any(array.nbytes > LARGE for array in arrays)
-        guarded = {_place(array): _Guarded(array) for array in arrays if not large}
+        behind = not self.schedule & 1
+        guarded = {_place(array): _Guarded(array, behind) for array in arrays if not large}
         pointers = [_parameter(value, guarded) for value in values]
         array = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
         run, signature = self._kernel(name, real)
@@ -82,6 +93,7 @@ class Emulator:
             launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
             if error := run(ctypes.byref(launch), array, len(pointers)):
                 raise EmulationError(f"{name}: {error.decode()}")
+            self.conflicts[name] += launch.conflicts
         for copy in guarded.values():
             copy.give_back(name)
 
@@ -106,20 +118,23 @@ def _ends(blocks):
 
 
 class _Guarded:
-    """A copy of an array with poison on both sides and, of channels of a larger one, between its
-    voxels."""
+    """A copy of an array in pages of its own, with a protected one right behind it or before it;
+    there is poison in the rest and, of channels of a larger array, between its voxels."""
 
-    def __init__(self, array):
+    def __init__(self, array, behind):
         self.array, poison = array, POISON[array.itemsize]
         self.channels = array.shape[-1] if array.ndim > 1 else array.size
         self.pitch = self.channels if array.flags.c_contiguous else _pitch(array)
         voxels = array.size // max(1, self.channels)
-        self.buffer = np.full(2 * GUARD + voxels * self.pitch, poison)
-        self.inside = self.buffer[GUARD:-GUARD]
+        count, odd = voxels * self.pitch, array.ctypes.data % WHOLE // array.itemsize
+        pages = _pages(count * array.itemsize + WHOLE).view(poison.dtype)
+        spare = (len(pages) - count - odd) // (WHOLE // array.itemsize) * (WHOLE // array.itemsize)
+        first = odd + (spare if behind else 0)  # as odd a place as the array's
+        pages[:] = self.poison = poison
+        self.inside = pages[first : first + count]
         self.voxels = self.inside.reshape(voxels, self.pitch)
         self.voxels[:, : self.channels] = self._bits()
-        self.beside = [self.buffer[:GUARD], self.buffer[-GUARD:], self.voxels[:, self.channels :]]
-        self.poison = poison
+        self.beside = pages[:first], pages[first + count :], self.voxels[:, self.channels :]
 
     def give_back(self, name):
         if not all((strip == self.poison).all() for strip in self.beside):
@@ -130,10 +145,20 @@ class _Guarded:
         """(voxels, channels), a view of the array."""
         step = self.pitch * self.array.itemsize
         return np.lib.stride_tricks.as_strided(
-            self.array.view(self.buffer.dtype),
+            self.array.view(self.inside.dtype),
             (len(self.voxels), self.channels),
             (step, self.array.itemsize),
         )
+
+
+def _pages(size):
+    """So many bytes and what is left of their last page, between two pages that are protected."""
+    size = -(-size // PAGE) * PAGE
+    pages = np.frombuffer(mmap.mmap(-1, size + 2 * PAGE), np.uint8)
+    for first in (0, PAGE + size):
+        address = ctypes.c_void_p(pages.ctypes.data + first)
+        assert not ctypes.CDLL(None).mprotect(address, ctypes.c_size_t(PAGE), 0)
+    return pages[PAGE:-PAGE]
 
 
 def _pitch(array):
@@ -182,18 +207,31 @@ def _address(array):
 def _compiled(source):
     kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source)
     exports = "".join(f"EMULATE({kernel})\n" for kernel in kernels)
-    includes = "".join(f'#include "{header}"\n' for header in HEADERS)
-    program = f"{includes}{source}\n{exports}"
-    key = "".join(map(Path.read_text, HEADERS)) + program + " ".join(COMPILER)
-    path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    options = ["-shared", "-include", _headers()]
+    return ctypes.CDLL(str(_built(f"{source}\n{exports}", options, ".so")))
+
+
+@cache
+def _headers():
+    """Both headers as one, compiled in advance: it takes as long as what comes after them."""
+    text = "".join(map(Path.read_text, HEADERS)).replace("#pragma once", "")
+    return _built(text, ["-xc++-header"], ".h.gch").with_suffix("")
+
+
+def _built(text, options, suffix):
+    """The path of what the compiler makes of a text, which is beside it; made once on a machine."""
+    command = [*COMPILER, *options]
+    key = hashlib.sha256(f"{text} {command}".encode()).hexdigest()[:24]
+    path = CACHE / f"{key}{suffix}"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            file = Path(folder) / "kernels.cpp"
-            file.write_text(program)
-            subprocess.run([*COMPILER, file, "-o", file.with_suffix(".so")], check=True)
-            os.replace(file.with_suffix(".so"), path)
-    return ctypes.CDLL(str(path))
+            file = Path(folder) / "text.cpp"
+            file.write_text(text)
+            subprocess.run([*command, file, "-o", file.with_suffix(suffix)], check=True)
+            os.replace(file, path.with_suffix(""))
+            os.replace(file.with_suffix(suffix), path)
+    return path
 
 
 @contextmanager

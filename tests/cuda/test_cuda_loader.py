@@ -240,13 +240,13 @@ def test_a_launch_loads_a_file_once_and_in_the_type_of_its_arrays(compiled, pret
     x = standin.asarray(np.zeros(3, np.float32))
     short = x.astype(BFLOAT16)
     for array in (x, x, short):
-        loader.launch("loss.sum_loss", (2, 3), (32,), [array, 5, 0.5, None], shared_bytes=64)
+        loader.launch("loss.softmax_sums_1", (2, 3), (32,), [array, 5, 0.5, None], shared_bytes=64)
     loader.launch("loss.finish_loss", (1,), (1,), [x])
     assert [code.split(b" ")[0] for code in loads] == [b"loss.cu"] * 2
     assert [options[2] for options in compiled] == ["-DREAL=float", "-DREAL=bfloat16"]
     assert all(options[3] == "-arch=sm_90" for options in compiled)
     kernel, (grid, block, arguments), options = launches[0]
-    assert (kernel, grid, block, options) == ("sum_loss", (2, 3), (32,), {"shared_mem": 64})
+    assert (kernel, grid, block, options) == ("softmax_sums_1", (2, 3), (32,), {"shared_mem": 64})
     assert arguments == (x, 5, 0.5, 0)
     pretended.device.id = 1
     loader.launch("loss.finish_loss", (1,), (1,), [x])

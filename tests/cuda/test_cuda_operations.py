@@ -32,6 +32,7 @@ from minibrain.geometry import (
     kernel_extent,
 )
 from minibrain.kernels import written
+from minibrain.kernels.cuda.reduce import add_parts
 from minibrain.saved import ConvSaved
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,7 @@ WIDE, EIGHTS = values(1, 4, 5, 37), values(3, 7, 5, 24)
 GATE = (values(1, 1, 1, 3, 2), values(1, 1, 1, 4, 2), values(2), values(1, 1, 1, 2, 1), values(1))
 LARGE = values(2, 31, 67, 3)  # sums over its voxels are cut into parts
 MANY = np.arange(2**21 + 1, dtype=np.float32)[None, None]  # channels, more than a grid has blocks
+FOUR = values(2, 31, 17, 4)  # classes, which a thread of the losses takes at once
 TIED = np.round(values(2, 7, 6, 3))
 ANISOTROPIC = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
 
@@ -62,7 +64,9 @@ CALLS = [
     ("conv", (X[:, 0, 0], values(2, 3, 1), values(1)), {"stride": 3}, 100),
     ("conv", (WIDE, values(2, 1, 37, 35), values(35)), {"padding": 1}, 200),
     ("conv", (values(1, 40, 50, 4), values(3, 3, 4, 17)), {}, 4000),
+    ("conv", (values(1, 20, 31, 8), values(3, 2, 8, 12), values(12)), {"padding": 1}, 2000),
     ("conv_transpose", (X, values(2, 2, 2, 18, 3), values(18)), {"stride": 2}, 400),
+    ("conv_transpose", (values(2, 12, 9, 8), values(2, 3, 4, 8), values(4)), {"stride": 2}, 800),
     (
         "conv_transpose",
         (X[:, 0], values(3, 3, 4, 3), values(4)),
@@ -98,6 +102,7 @@ CALLS = [
     ("dice_loss", (LARGE, labels(2, 31, 67)), {"per_sample": True}, 40),
     ("dice_loss", (9 * X, labels(2, 5, 6, 7)), {"smooth": 1e-6}, 40),
     ("dice_loss", (9 * X, labels(2, 5, 6, 7)), {"per_sample": True}, 40),
+    ("cce_dice_loss", (FOUR, labels(2, 31, 17, classes=4)), {"per_sample": True}, 200),
     ("cce_dice_loss", (9 * X, labels(2, 5, 6, 7)), {}, 40),
     ("cce_dice_loss", (WIDE, labels(1, 4, 5)), {"cce_weight": 0.2, "per_sample": True}, 80),
 ]
@@ -232,6 +237,15 @@ def test_one_value_far_from_all_others_does_not_cost_the_variance_precision(chan
         arguments = on_device(x), *map(on_device, np.ones((2, channels), np.float32))
         _, saved = F.norm_relu_forward(*arguments)
     np.testing.assert_allclose(host(saved.norm.variance)[0, 0], wide(x).var(axis=(0, 1)), 1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 8, 9, 300, 1000])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_parts_are_added_by_as_many_lanes_as_they_need(parts, schedule):
+    partial = values(3, parts, 37)
+    with emulated(schedule):
+        sums = add_parts(on_device(partial), 1)
+    assert_close(sums, partial.sum(axis=1, dtype=np.float64), 1)
 
 
 def test_sums_of_squares_lose_nothing_where_the_mean_is_large():
@@ -571,7 +585,7 @@ def test_a_convolution_rounds_a_loss_gradient_to_its_own_dtype():
     with emulated() as emulator:
         _, saved = F.conv_forward(on_device(x), on_device(weight))
         got = F.conv_backward(on_device(dy), saved)
-    assert emulator.launches.count("conv.spread") == 1
+    assert emulator.launches.count("conv.spread_1") == 1
     _, saved = F.conv_forward.reference(x, weight)
     want = F.conv_backward.reference(dy, saved)
     assert [array.dtype for array in got] == [array.dtype for array in want]

@@ -180,7 +180,12 @@ def to_numpy(array):
     return array.get() if isinstance(array, standin.ndarray) else array
 
 
-@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
+# dtype: how many losses agree, and how nearly. In bfloat16 one rounding that goes the other way
+# grows from step to step, so that a longer curve tells of luck
+CURVES = {np.float32: (5, 1e-5), BFLOAT16: (2, 5e-3)}
+
+
+@pytest.mark.parametrize("dtype", CURVES, ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_loss_curves_agree_and_repeat(name, dtype):
     images, labels = batch(name)
@@ -194,8 +199,35 @@ def test_loss_curves_agree_and_repeat(name, dtype):
         again = train(model, on_device(images), on_device(labels))
     assert got == again
     assert want[-1] < want[0]
-    np.testing.assert_allclose(got, want, rtol=1e-3)
+    assert got[-1] < got[0]
+    count, rtol = CURVES[dtype]
+    np.testing.assert_allclose(got[:count], want[:count], rtol=rtol)
     assert {p.value.dtype for p in model.named_parameters().values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_step_of_a_bfloat16_network_agrees_that_begins_where_the_hosts_does(name):
+    """So nothing grows from step to step. Where a ReLU opens for one and not for the other, a
+    third of a gradient may differ, but that is rare: not at every step, and not at most of them."""
+    images, labels = batch(name)
+    images = images.astype(BFLOAT16)
+    host, device = network(name, dtype=BFLOAT16), network(name, device=True, dtype=BFLOAT16)
+    from_host, to_device = (m.named_parameters() | m.named_buffers() for m in (host, device))
+    optimizer, errors = Adam(host.named_parameters(), learning_rate=1e-2), []
+    for step in range(5):
+        for key, array in to_device.items():
+            array.value = on_device(from_host[key].value)  # which clears the gradient
+        optimizer.zero_grad()
+        loss = forward_backward(host, images, labels, step)
+        with emulated():
+            device_loss = forward_backward(device, on_device(images), on_device(labels), step)
+        assert device_loss == pytest.approx(loss, rel=1e-3)
+        gradients = all_gradients(host)
+        away = np.linalg.norm(all_gradients(device) - gradients)
+        errors.append(away / np.linalg.norm(gradients))
+        optimizer.step()
+    assert min(errors) < 1e-3
+    assert np.median(errors) < 2e-2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
@@ -252,22 +284,22 @@ def bytes_saved(trace, field):
     return sum(s.bytes for node in trace.nodes for s in node.saved if s.field == field)
 
 
-def test_the_3d_reference_network_is_trained_in_4_gigabytes(monkeypatch):
+def test_the_3d_reference_network_is_trained_in_4_gigabytes():
     """In bfloat16, at 2x160x160x128: what the kernels keep is counted without running them."""
     model = brain_3d(dtype=BFLOAT16)
     for parameter in model.named_parameters().values():
         parameter.value = on_device(parameter.value)
-    with emulated():
-        monkeypatch.setattr(loader, "launch", lambda *arguments, **options: None)
+    with emulated(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "launch", lambda *arguments, **options: None)
         assert estimate_memory(model, (2, 160, 160, 128, 4)) < 4e9
 
 
 @pytest.mark.parametrize("allocations", [0, 1, 40, 90])
-def test_too_little_memory_is_one_error_with_the_sizes(monkeypatch, allocations):
+def test_too_little_memory_is_one_error_with_the_sizes(allocations):
     images, labels = batch("3d")
     model = network("3d", device=True)
     optimizer = Adam(model.named_parameters())
-    with emulated():
+    with emulated(), pytest.MonkeyPatch.context() as patch:
         enough, left = standin.empty, [allocations]
 
         def empty(shape, dtype):
@@ -276,7 +308,7 @@ def test_too_little_memory_is_one_error_with_the_sizes(monkeypatch, allocations)
                 raise MemoryError("Out of memory allocating 1,024 bytes (allocated so far: 2 GB).")
             return enough(shape, dtype)
 
-        monkeypatch.setattr(standin, "empty", empty)
+        patch.setattr(standin, "empty", empty)
         with pytest.raises(InputError, match=r"\(2, 8, 12, 4, 3\).*1,024 bytes.*smaller") as error:
             train_step(model, optimizer, images, labels, step=0)
     assert "\n" not in str(error.value)

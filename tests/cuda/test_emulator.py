@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import standin
-from compare import on_device
+from compare import BFLOAT16, on_device
 from emulator import SCHEDULES, EmulationError, Emulator
 
 from minibrain.kernels.cuda import loader
@@ -20,6 +20,26 @@ extern "C" __global__ void sum_of_warp(const float *x, float *y) {
     for (int distance = 16; distance; distance /= 2)
         sum += __shfl_down_sync(~0u, sum, distance);
     if (threadIdx.x % 32 == 0) y[global_thread() / 32] = sum;
+}
+extern "C" __global__ void copy_four(const float *x, float *y) {
+    several<4>(y) = several<4>(x);
+}
+extern "C" __global__ void product(const unsigned *a, const unsigned *b, float *d) {
+    int lane = threadIdx.x;
+    unsigned words[4];
+    float sums[4];
+    for (int i = 0; i < 4; ++i) words[i] = a[4 * lane + i], sums[i] = d[4 * lane + i];
+    multiply_add(sums, words, b[2 * lane], b[2 * lane + 1]);
+    for (int i = 0; i < 4; ++i) d[4 * lane + i] = sums[i];
+}
+extern "C" __global__ void load(const unsigned *rows, unsigned *plain, unsigned *transposed) {
+    int first = 4 * threadIdx.x;
+    unsigned *row = reinterpret_cast<unsigned *>(shared_memory) + first, words[2][4];
+    several<4>(row) = several<4>(rows + first);
+    __syncthreads();
+    load_matrices(words[0], row);
+    load_transposed(words[1], row);
+    for (int i = 0; i < 4; ++i) plain[first + i] = words[0][i], transposed[first + i] = words[1][i];
 }
 extern "C" __global__ void scale(float *x, Index size, double factor) {
     Index i = global_thread();
@@ -59,7 +79,8 @@ def test_threads_meet_at_barriers_and_shuffles(launch, schedule):
         ("reverse_in_block", 96, 250_000, None, "more shared memory"),
         ("reverse_in_block", 2048, 4 * 96, None, "a block of this size"),
         ("reverse_in_block", 96, 400, ("__sync", "if (threadIdx.x) __sync"), "never come"),
-        ("reverse_in_block", 96, 400, ("y[glo", "y[1 + glo"), "wrote beside an array"),
+        ("reverse_in_block", 96, 400, ("y[glo", "y[1 + glo"), "memory of no array"),
+        ("reverse_in_block", 96, 400, ("y[glo", "y[-1 + glo"), "wrote beside an array"),
         ("scale", 96, 0, None, "another number of arguments"),
     ],
 )
@@ -86,3 +107,55 @@ def test_an_array_given_twice_is_one(launch):
     x = standin.asarray(np.ones(40, np.float32))
     launch("scale", (2,), (32,), [x, 40, 3.0])
     assert (x.get() == 3).all()
+
+
+@pytest.mark.parametrize(("x", "y"), [(1, 0), (0, 1)])
+def test_what_is_read_or_written_at_once_begins_at_a_multiple_of_its_size(launch, x, y):
+    arrays = [standin.asarray(np.ones(8, np.float32)) for _ in range(2)]
+    launch("copy_four", (1,), (1,), [array[4:] for array in arrays])
+    with pytest.raises(EmulationError, match="at an odd place"):
+        launch("copy_four", (1,), (1,), [arrays[0][x : x + 4], arrays[1][y : y + 4]])
+
+
+# Which element of a matrix each value of a lane is, as CUTLASS has it in mma_traits_sm80.hpp
+# (SM80_16x8x16_F32BF16BF16F32_TN) and copy_traits_sm75.hpp (SM75_U32x4_LDSM_N, SM75_U16x8_LDSM_T,
+# in elements of 16 bits): sizes and strides of the lanes' digits and of the values', fastest first.
+# A and D are numbered column by column and B row by row; of four matrices, row after row.
+LAYOUTS = {
+    "A": ((4, 8), (32, 1), (2, 2, 2), (16, 8, 128)),
+    "B": ((4, 8), (16, 1), (2, 2), (8, 64)),
+    "D": ((4, 8), (32, 1), (2, 2), (16, 8)),
+    "matrices": ((32,), (2,), (2, 4), (1, 64)),
+    "transposed": ((4, 8), (16, 1), (2, 4), (8, 64)),
+}
+
+
+def places(name):
+    """(lanes, values) numbers of elements."""
+
+    def numbers(sizes, strides):
+        total = np.zeros(1, int)
+        for size, stride in zip(sizes, strides, strict=True):
+            total = np.add.outer(stride * np.arange(size), total).ravel()
+        return total
+
+    sizes, strides, value_sizes, value_strides = LAYOUTS[name]
+    return np.add.outer(numbers(sizes, strides), numbers(value_sizes, value_strides))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_lanes_hold_what_cutlass_says_they_hold(launch, schedule):
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-8, 9, shape).astype(BFLOAT16) for shape in ((16, 16), (16, 8)))
+    d = rng.integers(-99, 100, (16, 8)).astype(np.float32)
+    words = [a.ravel("F")[places("A")], b.ravel()[places("B")]]
+    sums = on_device(d.ravel("F")[places("D")])
+    launch("product", (1,), (32,), [*(on_device(w.view("u4")) for w in words), sums], 0, schedule)
+    want = a.astype(np.float32) @ b.astype(np.float32) + d
+    assert np.array_equal(sums.get(), want.ravel("F")[places("D")])
+
+    rows = rng.integers(0, 2**16, 4 * 64).astype(np.uint16)
+    loaded = [on_device(np.zeros((32, 4), np.uint32)) for _ in range(2)]
+    launch("load", (1,), (32,), [on_device(rows.view("u4")), *loaded], 16 * 32, schedule)
+    for name, array in zip(("matrices", "transposed"), loaded, strict=True):
+        assert np.array_equal(array.get().view("u2"), rows[places(name)])

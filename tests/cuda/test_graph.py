@@ -1,5 +1,6 @@
 """A training step as a CUDA graph: recorded by the stand-in, its kernels run on the CPU."""
 
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from minibrain.kernels.cuda import optimizers
 from minibrain.kernels.cuda.graph import Recording
 from minibrain.models import UNet
 from minibrain.optimizers import Adam
+from minibrain.runs.cost import measured, read_cost
 from minibrain.runs.fitting import Trainer
 from minibrain.training import RepeatedStep, train_step
 
@@ -164,7 +166,7 @@ def test_what_waits_for_the_device_is_not_recorded_and_one_warning_says_why(monk
     assert len(caught) == 1
     assert np.array_equal(losses, want, equal_nan=True)
     assert plain.bits() == repeated.bits()
-    assert standin.recorded is None
+    assert standin.thread.recorded is None
 
 
 def test_who_listens_to_operations_hears_all_of_them(monkeypatch):
@@ -195,32 +197,32 @@ def test_arrays_that_take_the_place_of_others_are_recorded_anew():
     assert plain.bits() == repeated.bits()
 
 
-def test_memory_of_a_recording_is_its_own_but_for_tables_that_outlive_it(monkeypatch):
+def test_memory_of_a_recording_is_its_own_but_for_tables_that_outlive_it():
     run, pools, streams = Run(RepeatedStep()), [], []
     optimizers._table.cache_clear()
-    with emulated():
+    with emulated(), pytest.MonkeyPatch.context() as patch:
         empty, asarray = standin.empty, standin.asarray
 
         def asked(function):
             def ask(*arguments):
-                pools.append(standin.allocator.__self__)
-                streams.append(standin.Stream.current)
+                pools.append(standin.thread.allocator.__self__)
+                streams.append(standin.thread.stream)
                 return function(*arguments)
 
             return ask
 
-        monkeypatch.setattr(standin, "empty", asked(empty))
+        patch.setattr(standin, "empty", asked(empty))
         for _ in range(3):
             run.take(*batch())
         assert {*pools} == {run.step.recording.pool}
         assert {*streams} == {run.step.recording.stream}
         pools.clear()
         optimizers._table.cache_clear()
-        monkeypatch.setattr(standin, "asarray", asked(asarray))
+        patch.setattr(standin, "asarray", asked(asarray))
         with standin.using_allocator(run.step.recording.pool.malloc):
             optimizers._table_of(*[[p.grad for p in run.optimizer.parameters]] * 2)
         assert pools == [standin.get_default_memory_pool()]
-    assert standin.Stream.current is standin.NULL
+    assert standin.thread.stream is standin.NULL
 
 
 def test_its_pool_gives_no_memory_back():
@@ -246,6 +248,16 @@ def test_its_pool_gives_no_memory_back():
     assert not freed
     del recording
     assert sorted(freed) == [512, 1024]
+
+
+def test_what_recordings_keep_counts_as_memory_that_a_run_took(tmp_path, monkeypatch):
+    cupy = SimpleNamespace(get_default_memory_pool=standin.get_default_memory_pool)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(standin.MemoryPool, "total_bytes", lambda pool: 3_000)
+    with measured(tmp_path / "cost.json", "cuda"):
+        recordings = [Recording(standin) for _ in range(2)]
+    assert read_cost(tmp_path / "cost.json")["peak_memory_bytes"] == 9_000
+    del recordings
 
 
 def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
@@ -279,19 +291,19 @@ def test_it_runs_out_only_when_the_other_pool_has_nothing_left():
 
 
 @pytest.mark.parametrize("lasting", [False, True])
-def test_too_little_memory_while_recording(monkeypatch, lasting):
+def test_too_little_memory_while_recording(lasting):
     """The step is taken without; if that fails too, one error says what to change."""
     plain, repeated = Run(train_step), Run(RepeatedStep())
-    with emulated():
+    with emulated(), pytest.MonkeyPatch.context() as patch:
         enough = standin.empty
 
         def empty(shape, dtype):
-            if standin.recorded or (lasting and repeated.step.recording.obstacle):
+            if standin.thread.recorded or (lasting and repeated.step.recording.obstacle):
                 raise MemoryError("Out of memory allocating 1,024 bytes (allocated so far: 2 GB).")
             return enough(shape, dtype)
 
         want = [plain.take(*batch()) for _ in range(2)]
-        monkeypatch.setattr(standin, "empty", empty)
+        patch.setattr(standin, "empty", empty)
         assert repeated.take(*batch()) == want[0]
         expected = pytest.raises(InputError, match=r"\(2, 8, 4\).*1,024 bytes.*smaller")
         with expected if lasting else nullcontext(), pytest.warns(UserWarning, match="1,024 bytes"):

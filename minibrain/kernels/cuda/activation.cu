@@ -2,6 +2,7 @@
 // softmax: voxel; for dropout: eight elements) reads what it needs and writes its results.
 //
 // Moves: every array named in the signature once; softmax reads its row again from cache.
+// Architectures: sm_80, sm_90.
 
 extern "C" __global__ void relu_forward(const Real *x, Real *y, Index size) {
     Index i = global_thread();

@@ -237,16 +237,39 @@ template <class Visit> __device__ void each_voxel(Index voxels, Visit visit) {
     for (int i = 0; i < EACH && voxel < voxels; ++i, voxel += blockDim.y) visit(voxel);
 }
 
+// How many voxels are loaded before the first of them is used, of which a thread loads a T each:
+// where it needs so many registers that there are few threads, with one each they would not keep
+// memory busy.
+template <class T> constexpr int AHEAD = sizeof(T) > 16 ? 2 : 4;
+
+// The same with use(voxel, load(voxel)).
+template <class Load, class Use> __device__ void each_voxel(Index voxels, Load load, Use use) {
+    using Loaded = decltype(load(voxels));
+    Index first = blockIdx.x * (Index)(EACH * blockDim.y) + threadIdx.y;
+#pragma unroll 1
+    for (int i = 0; i < EACH; i += AHEAD<Loaded>) {
+        Loaded loaded[AHEAD<Loaded>];
+#pragma unroll
+        for (int a = 0; a < AHEAD<Loaded>; ++a)
+            if (first + a * blockDim.y < voxels) loaded[a] = load(first + a * blockDim.y);
+#pragma unroll
+        for (int a = 0; a < AHEAD<Loaded>; ++a, first += blockDim.y)
+            if (first < voxels) use(first, loaded[a]);
+    }
+}
+
 // Sums over voxels, for every channel and in a fixed order: first within this block's share, for
-// which add(voxel, sums) adds to `quantities` sums of the thread's channels. The block writes
-// partial[quantity, group, part, channel]; kernels of columns add the parts up, see parts.cuh.
+// which add(voxel, load(voxel), sums) adds to `quantities` sums of the thread's channels. The block
+// writes partial[quantity, group, part, channel]; kernels of columns add the parts up, see
+// parts.cuh.
 //
 // FEW voxels are summed in float, unless Sum is double: a conversion to double takes as long as
 // eight additions. What is lost to that are FEW roundings of 2^-24, however many voxels there are.
 constexpr int FEW = 8;
 
-template <int quantities, int WIDTH = 1, class Sum = float, class Add>
-__device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add add) {
+template <int quantities, int WIDTH = 1, class Sum = float, class Load, class Add>
+__device__ void sum_over_voxels(Index voxels, int channels, double *partial, Load load, Add add) {
+    using Loaded = decltype(load(voxels));
     constexpr int SUMS = quantities * WIDTH;
     int length = blockDim.x * WIDTH, first = blockIdx.y * length, rows = blockDim.y;
     int mine = threadIdx.x * WIDTH, threads = blockDim.x * rows;
@@ -256,20 +279,32 @@ __device__ void sum_over_voxels(Index voxels, int channels, double *partial, Add
     double sums[SUMS] = {};
     for (int i = 0; i < count; i += FEW) {
         Sum few[SUMS] = {};
-#pragma unroll 2
-        for (int k = i; k < min(i + FEW, count); ++k) add(begin + (Index)k * rows, few);
+#pragma unroll 1
+        for (int k = i; k < min(i + FEW, count); k += AHEAD<Loaded>) {
+            Index voxel = begin + (Index)k * rows;
+            Loaded loaded[AHEAD<Loaded>];
+#pragma unroll
+            for (int a = 0; a < AHEAD<Loaded>; ++a)
+                if (k + a < count) loaded[a] = load(voxel + a * rows);
+#pragma unroll
+            for (int a = 0; a < AHEAD<Loaded>; ++a)
+                if (k + a < count) add(voxel + a * rows, loaded[a], few);
+        }
 #pragma unroll
         for (int j = 0; j < SUMS; ++j) sums[j] += few[j];
     }
+    // one sum of all threads after the other, so that neighbours write side by side; at this pitch
+    // those that add up eight channels of a voxel read from different banks
+    int thread = threadIdx.y * blockDim.x + threadIdx.x, pitch = threads + 2;
 #pragma unroll
-    for (int j = 0; j < SUMS; ++j)
-        shared_memory[(threadIdx.y * quantities + j / WIDTH) * length + mine + j % WIDTH] = sums[j];
+    for (int j = 0; j < SUMS; ++j) shared_memory[j * pitch + thread] = sums[j];
     __syncthreads();
-    for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < quantities * length; i += threads) {
-        int q = i / length, channel = first + i % length;
+    for (int i = thread; i < quantities * length; i += threads) {
+        int q = i / length, c = i % length, channel = first + c;
         if (channel >= channels) continue;
+        const double *own = shared_memory + (q * WIDTH + c % WIDTH) * pitch + c / WIDTH;
         double sum = 0;
-        for (int row = 0; row < rows; ++row) sum += shared_memory[row * quantities * length + i];
+        for (int row = 0; row < rows; ++row) sum += own[row * blockDim.x];
         Index part = ((Index)q * gridDim.z + blockIdx.z) * gridDim.x + blockIdx.x;
         partial[part * channels + channel] = sum;
     }

@@ -25,7 +25,7 @@ from minibrain.kernels.cuda.reduce import add_parts, channel_sum
 from minibrain.saved import ConvSaved
 
 # as in conv.cu
-THREADS, OUTPUTS, CHUNK, TILE, VOXELS, LANES = 128, 16, 32, 16, 32, 8
+THREADS, OUTPUTS, VOXELS_EACH, CHUNK, TILE, VOXELS, LANES = 128, 16, 2, 32, 16, 32, 8
 
 BLOCKS = 4096  # that a weight gradient is cut into, nearly: some for every multiprocessor
 LEAST_SHARE = 8 * VOXELS  # positions
@@ -98,8 +98,10 @@ def _convolve(kernel, x, weight, bias, geometry, size, channel_axis):
     bias = None if bias is None else contiguous(bias)[0]
     outputs = weight.shape[channel_axis]
     y = array_module(x).empty((len(x), *size, outputs), x.dtype)
-    grid = (ceil_divide(prod(size), THREADS), ceil_divide(outputs, OUTPUTS), len(x))
+    blocks = ceil_divide(prod(size), THREADS * VOXELS_EACH)
+    grid = (blocks, ceil_divide(outputs, OUTPUTS), len(x))
     arguments = [x, weight, bias, y, packed_geometry(geometry), x.shape[-1], outputs]
+    kernel = f"{kernel}_{_at_once(x)}"
     loader.launch(kernel, grid, (THREADS,), arguments, shared_bytes=4 * CHUNK * OUTPUTS)
     return y
 
@@ -117,8 +119,14 @@ def weight_gradient(x, dy, geometry):
     arguments = [x, dy, partial, packed_geometry(geometry), samples, inputs, outputs]
     shared_bytes = 4 * max(2 * VOXELS * TILE, LANES * TILE * TILE)
     grid = (parts, taps, tiles)
-    loader.launch("conv.weight_gradient", grid, (THREADS,), arguments, shared_bytes)
+    kernel = f"conv.weight_gradient_{_at_once(x, dy)}"
+    loader.launch(kernel, grid, (THREADS,), arguments, shared_bytes)
     return add_parts(partial, 0)
+
+
+def _at_once(*arrays) -> int:
+    """How many channels of a voxel a thread reads at once."""
+    return 1 if any(array.shape[-1] % 4 for array in arrays) else 4
 
 
 def _fit(x, weight, bias, inputs, outputs):

@@ -12,6 +12,17 @@
 
 constexpr int THREADS = 256, MOST = 4;
 
+// A voxel's outputs, and 0 beyond the last of them.
+using Outputs = Several<MOST, bfloat16>;
+
+__device__ inline Outputs load_outputs(const bfloat16 *y, int outputs) {
+    if (outputs == MOST) return several<MOST>(y);
+    Outputs result;
+#pragma unroll
+    for (int o = 0; o < MOST; ++o) result[o] = o < outputs ? float(y[o]) : 0;
+    return result;
+}
+
 // A thread computes one voxel. Moves x and y once; the weights wait in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS)
 correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *weight,
@@ -35,9 +46,13 @@ correlate(const bfloat16 *x, const float *lines, Dropout dropout, const float *w
 #pragma unroll
             for (int o = 0; o < MOST; ++o) sums[o] += octet[i] * w[c + i][o];
     }
+    y += voxel * outputs;
+    if (outputs == MOST)
+        *reinterpret_cast<uint2 *>(y) = {pack(sums[0], sums[1]), pack(sums[2], sums[3])};
+    else
 #pragma unroll
-    for (int o = 0; o < MOST; ++o)
-        if (o < outputs) y[voxel * outputs + o] = sums[o];
+        for (int o = 0; o < MOST; ++o)
+            if (o < outputs) y[o] = sums[o];
 }
 
 // A thread computes one octet of several voxels, see common.cuh, and keeps its weights. Moves y
@@ -55,15 +70,14 @@ spread(const bfloat16 *y, const float *weight, const float *bias, bfloat16 *x, I
         for (int o = 0; o < MOST; ++o) w[o][i] = o < outputs ? weight[(c + i) * outputs + o] : 0;
     }
     each_voxel(voxels, [&](Index voxel) {
+        Outputs values = load_outputs(y + voxel * outputs, outputs);
         float sums[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[i] = start[i];
 #pragma unroll
-        for (int o = 0; o < MOST; ++o) {
-            float value = o < outputs ? float(y[voxel * outputs + o]) : 0;
+        for (int o = 0; o < MOST; ++o)
 #pragma unroll
-            for (int i = 0; i < 8; ++i) sums[i] += value * w[o][i];
-        }
+            for (int i = 0; i < 8; ++i) sums[i] += values[o] * w[o][i];
         store_octet(x + voxel * inputs + c, sums);
     });
 }
@@ -71,7 +85,7 @@ spread(const bfloat16 *y, const float *weight, const float *bias, bfloat16 *x, I
 // A thread sums one octet of every THREADS / octets-th voxel of its block's share; then the threads
 // of an octet are added up, in order, to partial[sample][part][c, and dbias behind the last][o].
 // Moves x once, dy once for each octet (from cache). Grid: (parts, 1, samples).
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 weight_gradient(const bfloat16 *x, const float *lines, Dropout dropout, const bfloat16 *dy,
                 float *partial, Index voxels, Index inputs, Index outputs, Index share) {
     Pending pending = {lines, dropout};
@@ -81,19 +95,33 @@ weight_gradient(const bfloat16 *x, const float *lines, Dropout dropout, const bf
     Index end = sample + min(begin + share, voxels);
     Lines<8> own = pending.read<8>(blockIdx.z * inputs + c);
     float sums[9][MOST] = {};  // the last is of dy alone
-    if (threadIdx.x < rows * octets)
-        for (Index voxel = sample + begin + threadIdx.x / octets; voxel < end; voxel += rows) {
-            Index at = voxel * inputs + c;
-            Octet octet = load_octet(x + at);
-            pending.activate(octet, at, own);
+    Index voxel = threadIdx.x < rows * octets ? sample + begin + threadIdx.x / octets : end;
+    struct Loaded {
+        Octet x;
+        Outputs dy;
+    };
+    for (; voxel < end; voxel += AHEAD<Loaded> * rows) {
+        Loaded loaded[AHEAD<Loaded>];
+#pragma unroll
+        for (int a = 0; a < AHEAD<Loaded>; ++a) {
+            Index v = voxel + a * rows;
+            if (v < end) loaded[a] = {load_octet(x + v * inputs + c),
+                                      load_outputs(dy + v * outputs, outputs)};
+        }
+#pragma unroll
+        for (int a = 0; a < AHEAD<Loaded>; ++a) {
+            Index v = voxel + a * rows;
+            if (v >= end) break;
+            auto &[octet, gradient] = loaded[a];
+            pending.activate(octet, v * inputs + c, own);
 #pragma unroll
             for (int o = 0; o < MOST; ++o) {
-                float value = o < outputs ? float(dy[voxel * outputs + o]) : 0;
 #pragma unroll
-                for (int i = 0; i < 8; ++i) sums[i][o] += octet[i] * value;
-                sums[8][o] += value;
+                for (int i = 0; i < 8; ++i) sums[i][o] += octet[i] * gradient[o];
+                sums[8][o] += gradient[o];
             }
         }
+    }
 #pragma unroll
     for (int i = 0; i < 9 * MOST; ++i) lanes[threadIdx.x][i] = sums[i / MOST][i % MOST];
     __syncthreads();

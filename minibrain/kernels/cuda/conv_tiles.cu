@@ -7,32 +7,9 @@
 // For many channels, where the products are the limit. Tiles of both matrices go through a ring of
 // STAGES in shared memory: while one is used, those behind it are on their way. Voxels lie in
 // octets of channels, as in planes.cuh. Architectures: sm_80, sm_90.
+#include "rows.cuh"
 
 constexpr int THREADS = 128, STAGES = 4, STEP = 32;
-
-// A row of a tile: a position of a sample, which with a tap has a voxel as its source.
-struct Row {
-    int sample;
-    Position position;
-    bool there;
-
-    __device__ Row() = default;
-    __device__ Row(int number, int total, const Geometry &g)
-        : sample(number / g.output_voxels()),
-          position(position_of(number % g.output_voxels(), g.output)), there(number < total) {}
-
-    // As many positions further as `step` is from the first: digits are added, without a division.
-    __device__ void advance(const Row &step, const Geometry &g) {
-        bool carry = false;
-#pragma unroll
-        for (int a = 2; a >= 0; --a) {
-            position.axis[a] += step.position.axis[a] + carry;
-            carry = position.axis[a] >= g.output[a];
-            if (carry) position.axis[a] -= g.output[a];
-        }
-        sample += step.sample + carry;
-    }
-};
 
 // correlate and scatter: a block computes 32 M positions x 32 N outputs, each of its 4 warps 16 M x
 // 16 N, from STEP channels of one tap at a time. `scatter` has one tap, and (tap, channel) as
@@ -58,7 +35,7 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
     Row rows[M];  // that this thread copies an octet of
     Index offsets[M] = {};  // of what they take with the tap at hand; -1 for nothing
 #pragma unroll
-    for (int i = 0; i < M; ++i) rows[i] = Row(first + threadIdx.x / 4 + 32 * i, total, g);
+    for (int i = 0; i < M; ++i) rows[i] = Row(first + int(threadIdx.x) / 4 + 32 * i, g);
     int tile = blockIdx.y * 2 * N + threadIdx.x / 64, tiles = ceil_divide(outputs, 16);
     Index fragments = 32 * (Index)taps * (inputs / 16);  // of all rows for 16 outputs
     packed += tile * fragments + 32 * taps * (threadIdx.x / 32 % 2) + lane;
@@ -72,9 +49,10 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
 #pragma unroll
             for (int i = 0; i < M; ++i) {
                 const Row &row = rows[i];
+                bool there = first + int(threadIdx.x) / 4 + 32 * i < total;
                 int source = scatter ? number_of(row.position, g.output)
                                      : input_voxel(row.position, k, g);
-                bool here = row.there && source >= 0;
+                bool here = there && source >= 0;
                 offsets[i] = here ? ((Index)row.sample * from_voxels + source) * inputs : -1;
             }
         }
@@ -127,11 +105,11 @@ __device__ void multiply(const bfloat16 *x, const unsigned *weight, const float 
 #pragma unroll
     for (int i = 0; i < 2 * M; ++i) {
         int number = first + 16 * (M * warp_m + i / 2) + lane / 4 + i % 2 * 8;
-        Row row(number, total, g);
+        Row row(number, g);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             int column = 32 * N * blockIdx.y + 16 * (N * warp_n + n) + lane % 4 * 4;
-            if (!row.there || column >= outputs) continue;
+            if (number >= total || column >= outputs) continue;
             int channel = column % channels;
             Index voxel = number;
             if (scatter) {
@@ -198,8 +176,8 @@ weight_gradient(const bfloat16 *x, const bfloat16 *dy, float *partial, float *su
     int octet = threadIdx.x % 8, number = begin + threadIdx.x / 8;
     bool in_c = first_c + 8 * octet < inputs, in_o = first_o + 8 * octet < outputs;
     x += in_c ? first_c + 8 * octet : 0, dy += in_o ? first_o + 8 * octet : 0;
-    Row step_row(STEP, total, geometry), rows[ROWS];
-    for (int i = 0; i < ROWS; ++i) rows[i] = Row(number + THREADS / 8 * i, total, geometry);
+    Row step_row(STEP, geometry), rows[ROWS];
+    for (int i = 0; i < ROWS; ++i) rows[i] = Row(number + THREADS / 8 * i, geometry);
 
     auto copy = [&](int step) {
         char *to = stages + step % STAGES * 2 * TILE_BYTES + octet * PITCH + 16 * (threadIdx.x / 8);

@@ -7,8 +7,16 @@ numbers. So whatever differs from one time to the next must be read from memory 
 
 import warnings
 from contextlib import contextmanager, suppress
+from weakref import WeakSet
 
 from minibrain import kernels
+
+_recordings = WeakSet()  # all that there are, for the memory that they keep
+
+
+def kept_bytes() -> int:
+    """Of the device's memory, by all recordings together."""
+    return sum(recording.pool.total_bytes() for recording in _recordings)
 
 
 class Recording:
@@ -32,6 +40,7 @@ class Recording:
         self.latest = self.recorded = None  # calls
         self.inputs, self.graph, self.result = [], None, None
         self.obstacle: str | None = None  # why nothing is recorded
+        _recordings.add(self)
 
     def __call__(self, function, inputs, key):
         """function(*inputs), and its result, an array that is valid until the next call.

@@ -1,41 +1,68 @@
 // Cross-entropy and soft Dice of logits z, with p = softmax(z) and t the one-hot labels. A label
 // outside [0, channels) belongs to no class: not every voxel is counted then, and the loss is NaN.
 //
-//   forward    log_softmax writes p and, where it is wanted, log p of each voxel's label;
-//              sum_loss adds, for every class, -t log p, p t, p and t; finish_loss ends it.
+//   forward    softmax_sums_* writes p and adds, for every class, -t log p, p t, p and t over the
+//              voxels; finish_loss ends it.
 //   backward   one pass, from what forward saved; before it dice_slopes, for each class.
 //
-// Moves: forward z once, p and log p twice; backward p and dz once; labels every time. One thread
-// writes each voxel's channels, but where threads go over voxels as common.cuh says.
+// Moves: forward z once, p once; backward p and dz once; labels every time. Threads go over voxels
+// as common.cuh says, each with WIDTH channels, 4 where that is all of them. With more or fewer, a
+// thread has one, and reads the others of its voxel for that from cache.
+// Architectures: sm_80, sm_90.
 
-extern "C" __global__ void log_softmax(const Real *logits, const int *labels, float *log_p,
-                                       float *p, Index voxels, Index channels) {
-    Index voxel = global_thread();
-    if (voxel >= voxels) return;
-    logits += voxel * channels, p += voxel * channels;
-    float largest = logits[0], sum = 0;
-    for (int c = 1; c < channels; ++c) largest = fmaxf(largest, logits[c]);
-    for (int c = 0; c < channels; ++c) sum += expf(logits[c] - largest);
-    float share = 1 / sum;
-    for (int c = 0; c < channels; ++c) p[c] = expf(logits[c] - largest) * share;
-    int label = labels[voxel];
-    if (log_p && label >= 0 && label < channels)
-        log_p[voxel] = logits[label] - largest - logf(sum);
-}
+using Label = unsigned char;
+
+// What a thread loads of a voxel: its channels, and the label.
+template <class T, int WIDTH> struct Voxel {
+    Several<WIDTH, T> values;
+    int label;
+};
 
 // Quantities: 0 the sum of -t log p, 1 of p t, 2 of p, 3 of t.
-extern "C" __global__ void sum_loss(const float *log_p, const float *p, const int *labels,
-                                    Index voxels, Index channels, double *partial) {
-    int channel = own_channel<1>();
-    sum_over_voxels<4>(voxels, channels, partial, [&](Index voxel, float *sums) {
-        voxel += blockIdx.z * voxels;
-        Index i = voxel * channels + channel;
-        bool t = labels[voxel] == channel;
-        if (log_p && t) sums[0] -= log_p[voxel];
-        if (t) sums[1] += p[i];
-        sums[2] += p[i];
-        sums[3] += t;
-    });
+template <int WIDTH>
+__device__ void softmax_sums(const Real *logits, const Label *labels, float *p, Index voxels,
+                             int channels, double *partial) {
+    int channel = own_channel<WIDTH>();
+    Index before = blockIdx.z * voxels;
+    auto load = [&](Index voxel) -> Voxel<Real, WIDTH> {
+        voxel += before;
+        return {several<WIDTH>(logits + voxel * channels + channel), labels[voxel]};
+    };
+    auto add = [&](Index voxel, const Voxel<Real, WIDTH> &own, float *sums) {
+        voxel += before;
+        int count = WIDTH > 1 ? WIDTH : channels;  // of which all are the thread's own, or one is
+        const Real *row = logits + voxel * channels;
+        auto z = [&](int c) -> float { return WIDTH > 1 ? own.values[c] : row[c]; };
+        float largest = z(0), sum = 0;
+#pragma unroll
+        for (int c = 1; c < count; ++c) largest = fmaxf(largest, z(c));
+#pragma unroll
+        for (int c = 0; c < count; ++c) sum += expf(z(c) - largest);
+        float share = 1 / sum, log_sum = logf(sum);
+        Several<WIDTH, float> shares;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            float shifted = own.values[j] - largest;
+            bool t = own.label == channel + j;
+            shares[j] = expf(shifted) * share;
+            sums[j] += t ? log_sum - shifted : 0;
+            sums[WIDTH + j] += t ? shares[j] : 0;
+            sums[2 * WIDTH + j] += shares[j];
+            sums[3 * WIDTH + j] += t;
+        }
+        several<WIDTH>(p + voxel * channels + channel) = shares;
+    };
+    sum_over_voxels<4, WIDTH>(voxels, channels, partial, load, add);
+}
+
+extern "C" __global__ void softmax_sums_1(const Real *logits, const Label *labels, float *p,
+                                          Index voxels, Index channels, double *partial) {
+    softmax_sums<1>(logits, labels, p, voxels, channels, partial);
+}
+
+extern "C" __global__ void softmax_sums_4(const Real *logits, const Label *labels, float *p,
+                                          Index voxels, Index channels, double *partial) {
+    softmax_sums<4>(logits, labels, p, voxels, channels, partial);
 }
 
 // One thread: overlap = 2 sum(p t) + smooth and total = sum(p) + sum(t) + smooth for each of the
@@ -53,11 +80,12 @@ extern "C" __global__ void finish_loss(const double *sums, double *overlap, doub
         total[i] = sums[2 * size + i] + sums[3 * size + i] + smooth + poison;
         if (dice_weight) score += overlap[i] / total[i];
     }
-    *loss = cce_weight * cross_entropy / voxels + dice_weight * (1 - score / size);
+    *loss = dice_weight * (1 - score / size);
+    if (cce_weight) *loss += cce_weight * cross_entropy / voxels;
 }
 
 // dz = scale (p - t)
-extern "C" __global__ void cross_entropy_backward(const float *p, const int *labels, float *dz,
+extern "C" __global__ void cross_entropy_backward(const float *p, const Label *labels, float *dz,
                                                   double scale, Index voxels, Index channels) {
     int channel = own_channel<1>();
     if (channel >= channels) return;
@@ -77,18 +105,44 @@ extern "C" __global__ void dice_slopes(const double *overlap, const double *tota
     slopes[2 * i + 1] = scale * 2 / total[i];
 }
 
-// dz = cce_scale (p - t), plus dp through softmax. The grid is (voxels of a group, 1, groups).
-extern "C" __global__ void cce_dice_backward(const float *p, const int *labels,
-                                             const float *slopes, float *dz, Index voxels,
-                                             Index channels, double cce_scale) {
-    Index voxel = global_thread();
-    if (voxel >= voxels) return;
-    voxel += blockIdx.z * voxels;
-    p += voxel * channels, dz += voxel * channels, slopes += 2 * blockIdx.z * channels;
-    int label = labels[voxel];
-    auto dp = [&](int c) { return slopes[2 * c] - (c == label ? slopes[2 * c + 1] : 0); };
-    float mean = 0;
-    for (int c = 0; c < channels; ++c) mean += dp(c) * p[c];
-    for (int c = 0; c < channels; ++c)
-        dz[c] = float(cce_scale) * (p[c] - (c == label)) + p[c] * (dp(c) - mean);
+// dz = cce_scale (p - t), plus dp through softmax.
+template <int WIDTH>
+__device__ void cce_dice_backward(const float *p, const Label *labels, const float *slopes,
+                                  float *dz, double cce_scale, Index voxels, int channels) {
+    int channel = own_channel<WIDTH>(), count = WIDTH > 1 ? WIDTH : channels;
+    if (channel >= channels) return;
+    slopes += 2 * blockIdx.z * channels;
+    Index before = blockIdx.z * voxels;
+    auto load = [&](Index voxel) -> Voxel<float, WIDTH> {
+        voxel += before;
+        return {several<WIDTH>(p + voxel * channels + channel), labels[voxel]};
+    };
+    each_voxel(voxels, load, [&](Index voxel, const Voxel<float, WIDTH> &own) {
+        Index i = (before + voxel) * channels;
+        auto share = [&](int c) { return WIDTH > 1 ? own.values[c] : p[i + c]; };
+        auto dp = [&](int c) { return slopes[2 * c] - (c == own.label ? slopes[2 * c + 1] : 0); };
+        float mean = 0;
+#pragma unroll
+        for (int c = 0; c < count; ++c) mean += dp(c) * share(c);
+        Several<WIDTH, float> gradient;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+            int c = channel + j;
+            float step = own.values[j] - (c == own.label);
+            gradient[j] = float(cce_scale) * step + own.values[j] * (dp(c) - mean);
+        }
+        several<WIDTH>(dz + i + channel) = gradient;
+    });
+}
+
+extern "C" __global__ void cce_dice_backward_1(const float *p, const Label *labels,
+                                               const float *slopes, float *dz, double cce_scale,
+                                               Index voxels, Index channels) {
+    cce_dice_backward<1>(p, labels, slopes, dz, cce_scale, voxels, channels);
+}
+
+extern "C" __global__ void cce_dice_backward_4(const float *p, const Label *labels,
+                                               const float *slopes, float *dz, double cce_scale,
+                                               Index voxels, Index channels) {
+    cce_dice_backward<4>(p, labels, slopes, dz, cce_scale, voxels, channels);
 }

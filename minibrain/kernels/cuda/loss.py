@@ -9,7 +9,6 @@ import numpy as np
 from minibrain.arrays import array_module, is_number
 from minibrain.kernels.cuda import loader
 from minibrain.kernels.cuda.arguments import (
-    LARGEST_GRID,
     THREADS,
     blocks_for,
     contiguous,
@@ -18,6 +17,8 @@ from minibrain.kernels.cuda.arguments import (
 )
 from minibrain.kernels.cuda.reduce import sums_over_voxels
 from minibrain.saved import CceDiceSaved, CrossEntropySaved, DiceSaved
+
+NO_CLASS = 255  # a label
 
 
 def cross_entropy_forward(logits, labels):
@@ -31,7 +32,7 @@ def cross_entropy_backward(dloss, saved: CrossEntropySaved):
     p, labels = saved
     if not (supported(p) and is_number(dloss)):
         return NotImplemented
-    p, labels = contiguous(p, _int32(labels))
+    p, labels = contiguous(p, _bytes(labels))
     dz = array_module(p).empty(p.shape, np.float32)
     sizes, arguments = (1, labels.size, p.shape[-1]), [p, labels, dz, float(dloss) / labels.size]
     launch_over_voxels("loss.cross_entropy_backward", *sizes, 1, arguments)
@@ -68,17 +69,14 @@ def cce_dice_loss_backward(dloss, saved: CceDiceSaved):
 
 
 def _forward(logits, labels, cce_weight, dice_weight, smooth=1.0, per_sample=False):
-    """(loss, p, overlap, total); log p is there for the cross-entropy alone."""
+    """(loss, p, overlap, total)."""
     xp = array_module(logits)
-    logits, labels = contiguous(logits, _int32(labels))
+    logits, labels = contiguous(logits, _bytes(labels))
     groups, channels = len(logits) if per_sample else 1, logits.shape[-1]
-    log_p = xp.empty(labels.shape, np.float32) if cce_weight else None
-    p = xp.empty(logits.shape, np.float32)
-    arguments = [logits, labels, log_p, p, labels.size, channels]
-    loader.launch("loss.log_softmax", blocks_for(labels.size), (THREADS,), arguments)
-    kernel, arguments = "loss.sum_loss", [log_p, p, labels]
-    voxels = labels.size // groups
-    sums = sums_over_voxels(kernel, logits, 4, groups, voxels, channels, arguments)
+    p, width = xp.empty(logits.shape, np.float32), _in_one_go(channels)
+    kernel, arguments = f"loss.softmax_sums_{width}", [logits, labels, p]
+    sizes = groups, labels.size // groups, channels
+    sums = sums_over_voxels(kernel, logits, 4, *sizes, arguments, width)
     shape = (groups, *(1,) * (logits.ndim - 2), channels)
     overlap, total, loss = (xp.empty(s, np.float64) for s in (shape, shape, ()))
     numbers = [overlap.size, labels.size, float(smooth), cce_weight, dice_weight]
@@ -91,17 +89,21 @@ def _dice_backward(cce_weight, dice_weight, saved: DiceSaved):
     p, labels, overlap, total = saved
     if not supported(p):
         return NotImplemented
-    p, labels, overlap, total = contiguous(p, _int32(labels), overlap, total)
+    p, labels, overlap, total = contiguous(p, _bytes(labels), overlap, total)
     xp, channels = array_module(p), p.shape[-1]
     slopes, dz = xp.empty((overlap.size, 2), np.float32), xp.empty(p.shape, np.float32)
     arguments = [overlap, total, slopes, overlap.size, dice_weight / overlap.size]
     loader.launch("loss.dice_slopes", blocks_for(overlap.size), (THREADS,), arguments)
     groups = overlap.size // channels
-    voxels = labels.size // groups
-    arguments = [p, labels, slopes, dz, voxels, channels, cce_weight / labels.size]
-    grid = (*blocks_for(voxels), 1, groups)
-    loader.launch("loss.cce_dice_backward", grid, (THREADS,), arguments)
+    width, arguments = _in_one_go(channels), [p, labels, slopes, dz, cce_weight / labels.size]
+    sizes = groups, labels.size // groups, channels
+    launch_over_voxels(f"loss.cce_dice_backward_{width}", *sizes, width, arguments)
     return dz
+
+
+def _in_one_go(channels):
+    """How many channels of a voxel a thread takes."""
+    return 4 if channels == 4 else 1
 
 
 def _fit(logits, labels):
@@ -109,15 +111,16 @@ def _fit(logits, labels):
     return (
         logits.ndim > 1
         and supported(logits)
-        and logits.shape[-1] <= LARGEST_GRID
+        and logits.shape[-1] <= NO_CLASS
         and labels.shape == logits.shape[:-1]
         and labels.dtype.kind in "iu"
     )
 
 
-def _int32(labels):
-    """Labels as kernels take them; one that needs more bits becomes -1, which is no class."""
-    narrow = labels.astype(np.int32, copy=False)
-    if labels.dtype.itemsize < 8:
-        return narrow
-    return array_module(labels).where(narrow == labels, narrow, np.int32(-1))
+def _bytes(labels):
+    """Labels as kernels take them; what is no class's number in a byte becomes NO_CLASS."""
+    if labels.dtype == np.uint8:
+        return labels
+    wide = labels.astype(np.int64, copy=False)
+    named = (wide >= 0) & (wide < NO_CLASS)
+    return array_module(wide).where(named, wide, NO_CLASS).astype(np.uint8)

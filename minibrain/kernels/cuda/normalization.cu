@@ -12,7 +12,7 @@
 // Moves: forward x once; normalize and write_pending x and y once; backward x and dy twice and dx
 // once. Threads go over voxels as common.cuh says, each with WIDTH channels, 8 if the channels are
 // a multiple of it; what belongs to their lines waits in registers. Whoever adds nothing up writes
-// what it computes.
+// what it computes. Architectures: sm_80, sm_90.
 #include "parts.cuh"
 
 constexpr int THREADS = 256;
@@ -33,15 +33,16 @@ __device__ void sum_centred(const Real *x, Index voxels, int channels, double *p
     x += blockIdx.z * voxels * channels + channel;
     float x0[WIDTH] = {};
     for (int j = 0; j < WIDTH && channel < channels; ++j) x0[j] = origin(x + j, voxels, channels);
-    sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
-        Several<WIDTH> values = several<WIDTH>(x + voxel * channels);
+    auto load = [&](Index voxel) { return several<WIDTH>(x + voxel * channels); };
+    auto add = [&](Index, const Several<WIDTH> &values, float *sums) {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             float centred = values[j] - x0[j];
             sums[j] += centred;
             sums[WIDTH + j] += centred * centred;
         }
-    });
+    };
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, load, add);
 }
 
 extern "C" __global__ void sum_centred_1(const Real *x, Index voxels, Index channels,
@@ -121,7 +122,8 @@ __device__ void write_pending(const Real *raw, const Pending &pending, Real *y, 
     each_voxel(voxels, [&](Index voxel) {
         Index i = (blockIdx.z * voxels + voxel) * channels + channel;
         float values[WIDTH];
-        pending.activate(values, several<WIDTH>(raw + i), i, own);
+        Several<WIDTH> loaded = several<WIDTH>(raw + i);
+        pending.activate(values, loaded, i, own);
         write(y + i, values);
     });
 }
@@ -143,11 +145,18 @@ template <int WIDTH> struct Upstream {
     const Real *x;
     Pending pending;
     Lines<WIDTH> own;
-    int channel;
+    Index before;  // voxels of the groups before this one
+    int channel, channels;
+
+    struct Loaded {
+        Several<WIDTH> dy, x;
+    };
 
     __device__ Upstream(const View &dy, const Real *x, const Pending &pending, const float *mean,
-                        const float *inv_std, const float *gamma, int channel, int channels)
-        : dy(dy), x(x), pending(pending), channel(channel) {
+                        const float *inv_std, const float *gamma, Index voxels, int channel,
+                        int channels)
+        : dy(dy), x(x), pending(pending), before(blockIdx.z * voxels), channel(channel),
+          channels(channels) {
         Index line = (Index)blockIdx.z * channels + channel;
         own = pending.read<WIDTH>(line);
         if (pending.lines) return;
@@ -156,15 +165,21 @@ template <int WIDTH> struct Upstream {
             own.centre[j] = mean[line + j], own.scale[j] = inv_std[line + j] * gamma[channel + j];
     }
 
-    // And x - mean; the voxel is element i.
-    __device__ void read(float (&gradient)[WIDTH], float (&centred)[WIDTH], Index voxel,
-                         Index i) const {
-        Several<WIDTH> upstream = dy.read<WIDTH>(voxel, channel), values = several<WIDTH>(x + i);
+    // The number of the first element.
+    __device__ Index element(Index voxel) const { return (before + voxel) * channels + channel; }
+
+    __device__ Loaded load(Index voxel) const {
+        return {dy.read<WIDTH>(before + voxel, channel), several<WIDTH>(x + element(voxel))};
+    }
+
+    // And x - mean.
+    __device__ void read(float (&gradient)[WIDTH], float (&centred)[WIDTH], const Loaded &loaded,
+                         Index voxel) const {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
-            gradient[j] = upstream[j], centred[j] = values[j] - own.centre[j];
+            gradient[j] = loaded.dy[j], centred[j] = loaded.x[j] - own.centre[j];
         if (!pending.lines) return;
-        pending.drop(gradient, i);
+        pending.drop(gradient, element(voxel));
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)
             if (!(fmaf(centred[j], own.scale[j], own.shift[j]) > 0)) gradient[j] = 0;
@@ -177,17 +192,18 @@ __device__ void sum_gradients(const View &dy, const Real *x, const Pending &pend
                               const float *mean, const float *inv_std, const float *gamma,
                               Index voxels, int channels, double *partial) {
     int channel = own_channel<WIDTH>(), inside = min(channel, channels - WIDTH);
-    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, inside, channels);
-    sum_over_voxels<2, WIDTH>(voxels, channels, partial, [&](Index voxel, float *sums) {
-        voxel += blockIdx.z * voxels;
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, voxels, inside, channels);
+    auto load = [&](Index voxel) { return up.load(voxel); };
+    auto add = [&](Index voxel, const typename Upstream<WIDTH>::Loaded &loaded, float *sums) {
         float gradient[WIDTH], centred[WIDTH];
-        up.read(gradient, centred, voxel, voxel * channels + channel);
+        up.read(gradient, centred, loaded, voxel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             sums[j] += gradient[j];
             sums[WIDTH + j] += gradient[j] * centred[j];
         }
-    });
+    };
+    sum_over_voxels<2, WIDTH>(voxels, channels, partial, load, add);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
@@ -236,19 +252,18 @@ __device__ void normalize_backward(const View &dy, const Real *x, const Pending 
                                    const float *through, Real *dx, Index voxels, int channels) {
     int channel = own_channel<WIDTH>();
     if (channel >= channels) return;
-    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, channel, channels);
+    Upstream<WIDTH> up(dy, x, pending, mean, inv_std, gamma, voxels, channel, channels);
     auto means = several<2 * WIDTH>(through + 2 * ((Index)blockIdx.z * channels + channel));
-    each_voxel(voxels, [&](Index voxel) {
-        voxel += blockIdx.z * voxels;
-        Index i = voxel * channels + channel;
+    auto load = [&](Index voxel) { return up.load(voxel); };
+    each_voxel(voxels, load, [&](Index voxel, const typename Upstream<WIDTH>::Loaded &loaded) {
         float gradient[WIDTH], centred[WIDTH];
-        up.read(gradient, centred, voxel, i);
+        up.read(gradient, centred, loaded, voxel);
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             float through_mean = means[2 * j], through_variance = centred[j] * means[2 * j + 1];
             gradient[j] = (gradient[j] - through_mean - through_variance) * up.own.scale[j];
         }
-        write(dx + i, gradient);
+        write(dx + up.element(voxel), gradient);
     });
 }
 

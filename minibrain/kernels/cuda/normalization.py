@@ -75,9 +75,10 @@ def _computed(x, gamma, beta, eps, axes, lines=None):
         partial = partial_sums(kernel, values, 2, *sizes, [values], width)
     shape = (groups, *(1,) * (x.ndim - 2), channels)
     statistics = [array_module(values).empty(shape, np.float32) for _ in range(3)]
-    sizes = groups, partial.shape[2], voxels, channels
+    parts = partial.shape[2]
+    sizes = groups, parts, voxels, channels
     arguments = [origin, partial, *sizes, float(eps), gamma, beta, *statistics, lines]
-    launch_columns("normalization.finish_statistics", groups * channels, arguments)
+    launch_columns("normalization.finish_statistics", groups * channels, parts, arguments)
     return NormSaved(values, gamma, *statistics, axes)
 
 
@@ -103,9 +104,9 @@ def normalize_backward(dy, saved: NormSaved, pending: Pending | None = None):
     dgamma, dbeta = (xp.empty(gamma.shape, np.float32) for _ in range(2))
     through, dx = xp.empty((groups, channels, 2), np.float32), xp.empty(x.shape, x.dtype)
     share = 1 / voxels if axes else 0.0  # nothing goes through statistics that were given
-    arguments = [partial, groups, partial.shape[2], channels, share, inv_std]
-    arguments += [dgamma, dbeta, through]
-    launch_columns("normalization.finish_gradients", channels, arguments)
+    parts = partial.shape[2]
+    arguments = [partial, groups, parts, channels, share, inv_std, dgamma, dbeta, through]
+    launch_columns("normalization.finish_gradients", channels, parts, arguments)
     kernel, arguments = f"normalization.normalize_backward_{width}", [*upstream, through, dx]
     launch_over_voxels(kernel, *sizes, width, arguments)
     return dx, dgamma, dbeta

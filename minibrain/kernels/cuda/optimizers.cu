@@ -9,9 +9,10 @@
 // finds by halving in a table: row 0 the parameters' values, 1 their gradients, 2 where they begin
 // in m and v (and at the end how long these are), 3 the first block of each.
 // Moves: value, m and v once each way, g once (to be scaled: both ways). A thread writes the
-// elements it computes; of the squares a block writes its sum, in a fixed order.
+// elements it computes; of the squares a block writes its sum, in a fixed order. Architectures:
+// sm_80, sm_90.
 
-constexpr int CHUNK = 1024;
+constexpr int THREADS = 256, EACH_THREAD = 4, CHUNK = THREADS * EACH_THREAD;
 
 // What this block works on: elements [start, end) of one parameter, which begins at `begin` in m,
 // v.
@@ -39,6 +40,13 @@ extern "C" __global__ void adam(float *mean, float *square, const Index *table, 
     if (!*taken) return;
     Share share(table, parameters);
     mean += share.begin, square += share.begin;
+    float g[EACH_THREAD], m[EACH_THREAD], v[EACH_THREAD], value[EACH_THREAD];
+#pragma unroll
+    for (int j = 0; j < EACH_THREAD; ++j) {  // all that is read is on its way at once
+        Index i = share.start + threadIdx.x + j * THREADS;
+        if (i >= share.end) break;
+        g[j] = share.gradient[i], m[j] = mean[i], v[j] = square[i], value[j] = share.value[i];
+    }
     double *corrections = shared_memory;
     if (threadIdx.x < 2) {
         double beta = threadIdx.x ? beta2 : beta1;
@@ -46,11 +54,14 @@ extern "C" __global__ void adam(float *mean, float *square, const Index *table, 
     }
     __syncthreads();
     float b1 = beta1, b2 = beta2, rate = *learning_rate / corrections[0];
-    for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x) {
-        float g = share.gradient[i];
-        float m = mean[i] = b1 * mean[i] + float(1 - beta1) * g;
-        float v = square[i] = b2 * square[i] + float(1 - beta2) * g * g;
-        share.value[i] -= rate * m / (sqrtf(v / float(corrections[1])) + float(epsilon));
+#pragma unroll
+    for (int j = 0; j < EACH_THREAD; ++j) {
+        Index i = share.start + threadIdx.x + j * THREADS;
+        if (i >= share.end) break;
+        mean[i] = m[j] = b1 * m[j] + float(1 - beta1) * g[j];
+        square[i] = v[j] = b2 * v[j] + float(1 - beta2) * g[j] * g[j];
+        float root = sqrtf(v[j] / float(corrections[1])) + float(epsilon);
+        share.value[i] = value[j] - rate * m[j] / root;
     }
 }
 
@@ -73,8 +84,9 @@ extern "C" __global__ void sum_squares(const Index *table, Index parameters, dou
     for (Index i = share.start + threadIdx.x; i < share.end; i += blockDim.x)
         sum += (double)share.gradient[i] * share.gradient[i];
     shared_memory[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x > 0) return;
-    for (int thread = 1; thread < blockDim.x; ++thread) sum += shared_memory[thread];
-    partial[blockIdx.x] = sum;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) shared_memory[threadIdx.x] += shared_memory[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) partial[blockIdx.x] = shared_memory[0];
 }

@@ -1,7 +1,7 @@
 // Sums in two stages: parts of it, block by block, and then the parts, in order.
 //
 // add_parts_*: partial (rows, parts, length) -> sums (rows, length), each by a column of threads,
-// see parts.cuh. Moves the partial sums once; they are few.
+// see parts.cuh. Moves the partial sums once; they are few. Architectures: sm_80, sm_90.
 #include "parts.cuh"
 
 template <class From, class To>
@@ -32,16 +32,16 @@ extern "C" __global__ void add_float_parts(const float *partial, float *sums, In
 extern "C" __global__ void sum_channels(const Real *x, Index voxels, Index channels,
                                         double *partial) {
     x += blockIdx.z * voxels * channels + own_channel<1>();
-    sum_over_voxels<1>(voxels, channels, partial, [&](Index voxel, float *sums) {
-        sums[0] += x[voxel * channels];
-    });
+    auto load = [&](Index voxel) { return x[voxel * channels]; };
+    auto add = [](Index, Real value, float *sums) { sums[0] += value; };
+    sum_over_voxels<1>(voxels, channels, partial, load, add);
 }
 
 // The same in double alone, for what are sums already, in float: where those of squares are exact,
 // what is left of their difference from the square of a sum is exact, too.
 extern "C" __global__ void sum_sums(const float *x, Index voxels, Index channels, double *partial) {
     x += blockIdx.z * voxels * channels + own_channel<1>();
-    sum_over_voxels<1, 1, double>(voxels, channels, partial, [&](Index voxel, double *sums) {
-        sums[0] += x[voxel * channels];
-    });
+    auto load = [&](Index voxel) { return x[voxel * channels]; };
+    auto add = [](Index, float value, double *sums) { sums[0] += value; };
+    sum_over_voxels<1, 1, double>(voxels, channels, partial, load, add);
 }

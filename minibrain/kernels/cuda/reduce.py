@@ -6,10 +6,16 @@ import numpy as np
 
 from minibrain.arrays import array_module
 from minibrain.kernels.cuda import loader
-from minibrain.kernels.cuda.arguments import THREADS, ceil_divide, contiguous, rows_of
+from minibrain.kernels.cuda.arguments import (
+    MULTIPROCESSORS,
+    THREADS,
+    ceil_divide,
+    contiguous,
+    rows_of,
+)
 
-COLUMNS, LANES = 32, 8  # as in parts.cuh
-MOST_PARTS = 256  # of the voxels of a group
+PARTS_EACH, MOST_LANES = 8, 32  # parts that a thread adds, if that takes no more lanes
+BLOCKS = 4 * MULTIPROCESSORS  # into whose parts voxels are cut, nearly
 ROWS_EACH = 16  # voxels that a thread adds at least, if there are as many
 
 
@@ -28,14 +34,14 @@ def partial_sums(kernel, first, quantities, groups, voxels, channels, arguments,
     """
     xp = array_module(first)
     threads, rows = block = rows_of(channels, width)
-    parts = max(1, min(MOST_PARTS, ceil_divide(voxels, rows * ROWS_EACH)))
+    parts = max(1, min(BLOCKS // groups, ceil_divide(voxels, rows * ROWS_EACH)))
     partial = xp.empty((quantities, groups, parts, channels), np.float64)
     loader.launch(
         kernel,
         (parts, ceil_divide(channels, threads * width), groups),
         block,
         [*arguments, voxels, channels, partial],
-        shared_bytes=8 * quantities * width * THREADS,
+        shared_bytes=8 * quantities * width * (THREADS + 2),
     )
     return partial
 
@@ -51,14 +57,16 @@ def add_parts(partial, axis, kernel="add_float_parts", dtype=None):
     length = partial.shape[axis + 1 :]
     sums = array_module(partial).empty((*rows, *length), dtype or partial.dtype)
     arguments = [partial, sums, prod(rows), parts, prod(length)]
-    launch_columns(f"reduce.{kernel}", sums.size, arguments)
+    launch_columns(f"reduce.{kernel}", sums.size, parts, arguments)
     return sums
 
 
-def launch_columns(kernel, columns, arguments):
-    """Run a kernel of which a column of threads makes a sum; see parts.cuh."""
-    grid, block = (ceil_divide(columns, COLUMNS),), (COLUMNS, LANES)
-    loader.launch(kernel, grid, block, arguments, shared_bytes=8 * COLUMNS * LANES)
+def launch_columns(kernel, sums, parts, arguments):
+    """Run a kernel of which a column of threads makes a sum of parts; see parts.cuh."""
+    lanes = min(MOST_LANES, 1 << (ceil_divide(parts, PARTS_EACH) - 1).bit_length())
+    columns = THREADS // lanes
+    grid, block = (ceil_divide(sums, columns),), (columns, lanes)
+    loader.launch(kernel, grid, block, arguments, shared_bytes=8 * THREADS)
 
 
 def channel_sum(x):
