@@ -1,4 +1,5 @@
-// CUDA C++ on a CPU, for tests: the same .cu sources, compiled by any C++ compiler after this header.
+// CUDA C++ on a CPU, for tests: the same .cu sources, compiled by any C++ compiler after this
+// header.
 //
 // A launch runs one block after the other, and every thread of a block as a fiber that goes on
 // until it has to wait for others: at __syncthreads (for the block) or a shuffle (for its warp).
@@ -10,8 +11,9 @@
 // them a step at a time; 4 makes asynchronous copies as late as they may be, see
 // emulated_tensor_core.h.
 //
-// Bank conflicts of matrices that are loaded and of asynchronous copies are counted. Not seen: those
-// of other loads and stores, weak memory ordering, races between blocks beyond their two orders.
+// Bank conflicts of matrices that are loaded and of asynchronous copies are counted. Not seen:
+// those of other loads and stores, weak memory ordering, races between blocks beyond their two
+// orders.
 #pragma once
 #include <setjmp.h>
 #include <signal.h>
@@ -319,7 +321,8 @@ const char *launch(void (*function)(Parameters...), Launch &launch, void **value
 // What a parameter takes: i8 an integer of 8 bytes, f4* a pointer to floats, s72 a struct.
 template <class T> void describe(std::string &text) {
     using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
-    bool is_float = std::is_floating_point_v<Element> || (std::is_pointer_v<T> && sizeof(Element) == 2);
+    bool is_float = std::is_floating_point_v<Element> ||
+                    (std::is_pointer_v<T> && sizeof(Element) == 2);
     text += is_float ? 'f' : std::is_integral_v<Element> ? 'i' : 's';
     text += std::to_string(sizeof(Element)) + (std::is_pointer_v<T> ? "* " : " ");
 }

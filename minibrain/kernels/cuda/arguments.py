@@ -75,7 +75,7 @@ def pitched(array):
 
 
 def packed_geometry(geometry: ConvGeometry):
-    """`struct Geometry` of common.cuh: absent axes come first and have size 1.
+    """`struct Geometry` of geometry.cuh: absent axes come first and have size 1.
 
     The padding behind only matters to the output's size, which is there.
     """

@@ -8,6 +8,7 @@
 // not overlap, and writes besides y a byte, the winner's number; max_pool_backward the dy and
 // winners of the windows that hold it, and dskip, which is added before the sum is rounded; the
 // others one value (upsample_backward: the values of its block). Architectures: sm_80, sm_90.
+#include "geometry.cuh"
 
 using Number = unsigned char;  // of a tap
 

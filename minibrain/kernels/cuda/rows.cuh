@@ -1,4 +1,5 @@
 // Rows of a convolution's matrices: the positions of all samples, one after the other.
+#include "geometry.cuh"
 
 // A position of a sample, which with a tap has a voxel as its source.
 struct Row {
