@@ -53,9 +53,9 @@ def train(network: str | None, resume: str | None, **options) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if resume is not None:
-        for name in sorted(given.keys() - {"epochs", "device", "data"}):
+        if others := sorted(given.keys() - {"epochs", "device", "data"}):
             expected = f"expected no such option: it stays as in {resume}"
-            raise InputError(f"{name}: got {given[name]}, {expected}")
+            raise InputError(f"{others[0]}: got {given[others[0]]}, {expected}")
         if network is not None:
             _require_network(network, resume)
         experiment.resume(resume, **given)
