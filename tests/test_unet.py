@@ -482,7 +482,7 @@ def test_sizes_of_nothing_are_refused(sizes):
 
 
 def test_a_device_that_is_none_is_refused():
-    with pytest.raises(InputError, match="not 'gpu'"):
+    with pytest.raises(InputError, match="device: got 'gpu', expected auto, cpu or cuda"):
         UNet(2, 1, 2, channels=(2, 3)).to("gpu")
 
 
