@@ -62,10 +62,12 @@ struct Load {
 };
 
 template <bool transposed> void load_all(Load **lanes) {
-    size_t places[WARP];
-    for (unsigned lane = 0; lane < WARP; ++lane)
-        places[lane] = reinterpret_cast<size_t>(lanes[lane]->row);
-    count_conflicts(places, 16);
+    if (count_banks) {
+        size_t places[WARP];
+        for (unsigned lane = 0; lane < WARP; ++lane)
+            places[lane] = reinterpret_cast<size_t>(lanes[lane]->row);
+        count_conflicts(places, 16);
+    }
     for (int lane = 0; lane < 32; ++lane)
         for (int i = 0; i < 4; ++i)
             for (int half = 0; half < 2; ++half) {
@@ -90,7 +92,7 @@ __attribute__((noinline)) inline void copy(void *to, const void *from, size_t by
     if (reinterpret_cast<size_t>(to) % bytes || reinterpret_cast<size_t>(from) % bytes)
         fault = "an asynchronous copy begins at an odd place";
     Copy copy = {to, from, bytes, there, __builtin_return_address(0)};
-    current->copied.back().push_back(copy);
+    if (count_banks) current->copied.back().push_back(copy);
     if (late_copies) current->groups.back().push_back(copy);
     else perform(copy);
 }

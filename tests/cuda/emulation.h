@@ -6,14 +6,13 @@
 // So a barrier that is missing lets one thread run as far ahead as it can, and shows. Before each
 // block shared memory is filled with NaN, and what lies behind the bytes that the launch asked for
 // is watched. What is read or written at once must begin at a multiple of its size, as on a device:
-// g++ calls a function here where it does not. A schedule has three bits: 1 runs blocks, warps and
+// g++ calls a function here where it does not. A schedule has four bits: 1 runs blocks, warps and
 // lanes in descending order; 2 runs one warp as far as it gets before the next, instead of all of
 // them a step at a time; 4 makes asynchronous copies as late as they may be, see
-// emulated_tensor_core.h.
+// emulated_tensor_core.h; 8 counts bank conflicts of these copies and of matrices that are loaded.
 //
-// Bank conflicts of matrices that are loaded and of asynchronous copies are counted. Not seen:
-// those of other loads and stores, weak memory ordering, races between blocks beyond their two
-// orders.
+// Not seen: bank conflicts of other loads and stores, weak memory ordering, races between blocks
+// beyond their two orders.
 #pragma once
 #include <setjmp.h>
 #include <signal.h>
@@ -96,7 +95,7 @@ struct Launch {
     unsigned grid[3], block[3];
     long long shared_bytes, first_block, end_block;
     int schedule;
-    long long conflicts;  // of banks, counted in schedule 0
+    long long conflicts;  // of banks
 };
 
 using Body = void (*)(void *kernel, void **arguments);
@@ -112,7 +111,7 @@ inline unsigned finished;  // threads of this block
 inline Body body;
 inline void *kernel;
 inline void **arguments;
-inline bool late_copies;
+inline bool late_copies, count_banks;
 inline const char *fault;  // that a kernel made and the launch is to report
 inline long long conflicts;
 
@@ -255,7 +254,7 @@ inline const char *run_block(const Launch &launch) {
     unsigned threads = block_size.x * block_size.y * block_size.z;
     prepare_block(threads);
     std::memset(shared_memory, 0xff, launch.shared_bytes + GUARD);
-    late_copies = launch.schedule & 4;
+    late_copies = launch.schedule & 4, count_banks = launch.schedule & 8;
     fault = nullptr;
     finished = 0;
     while (finished < threads) {
@@ -273,7 +272,7 @@ inline const char *run_block(const Launch &launch) {
                          : "threads wait for others that never come: a barrier that not all reach";
         }
     }
-    for (unsigned first = 0; launch.schedule == 0 && first + WARP <= threads; first += WARP)
+    for (unsigned first = 0; count_banks && first + WARP <= threads; first += WARP)
         count_conflicts_of_copies(&fibers[first]);
     const char *used = reinterpret_cast<char *>(shared_memory) + launch.shared_bytes;
     bool clean = std::all_of(used, used + GUARD, [](char byte) { return byte == char(0xff); });

@@ -40,7 +40,7 @@ POISON = {1: np.uint8(0xBF), 2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF)}
 POISON[8] = np.uint64(0x7FF7FFFFFFFFFFFF)
 KINDS = str.maketrans("uVb", "ifi")  # of dtypes, as kernels tell them apart
 SCHEDULES = range(4)
-LATE_COPIES = 4  # to be added to a schedule
+LATE_COPIES, COUNT_BANKS = 4, 8  # to be added to a schedule
 HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
 LARGE = 2**30  # bytes
 END_BLOCKS = 2
@@ -63,10 +63,8 @@ class _Launch(ctypes.Structure):
 
 
 class Emulator:
-    """Launches kernels in one schedule; `edit` (old, new) plants a fault in the sources.
-
-    Of every kernel the bank conflicts are counted, see emulation.h.
-    """
+    """Launches kernels in one schedule, see emulation.h; `edit` (old, new) plants a fault in the
+    sources."""
 
     def __init__(self, schedule=0, edit=None):
         self.schedule, self.edit, self.launches = schedule, edit, []

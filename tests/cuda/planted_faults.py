@@ -38,6 +38,7 @@ class Fault(NamedTuple):
     old: str
     new: str
     check: Callable[[int], None]  # takes a schedule and fails
+    shows_in: int = 0  # a schedule in which it does
 
 
 def pair(*call, dtype=np.float32):
@@ -173,7 +174,7 @@ FAULTS = [
     Fault("x0 of the wrong group", "normalization.cu",
           "origin(x + group * voxels * channels + channel", "origin(x + channel", norm),
     Fault("the lanes of one sum among those of another", "parts.cuh",
-          "__syncthreads();  // the lanes", "//", norm_of_many_lanes),
+          "__syncthreads();  // the lanes", "//", norm_of_many_lanes, shows_in=1),
     Fault("variance about x0", "normalization.cu",
           "(squares - sum * sum / voxels)", "squares", norm),
     Fault("sums of the first of eight channels", "normalization.cu",

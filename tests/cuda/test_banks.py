@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import test_tensor_core as tensor_core
 from compare import host, on_device
-from emulator import emulated
+from emulator import COUNT_BANKS, emulated
 
 import minibrain.functional as F
 
@@ -16,7 +16,7 @@ def conflicts(name, kernel, inputs, outputs, edit=None):
     channels = (inputs, outputs) if name == "conv" else (outputs, inputs)
     weight = on_device(np.ones((*(kernel,) * 3, *channels), np.float32))
     options = {"padding": "same"} if name == "conv" else {"stride": 2}
-    with emulated(edit=edit) as emulator:
+    with emulated(COUNT_BANKS, edit) as emulator:
         y, saved = getattr(F, f"{name}_forward")(x, weight, **options)
         y = host(y)
         getattr(F, f"{name}_backward")(on_device(y), saved)

@@ -180,9 +180,9 @@ def to_numpy(array):
     return array.get() if isinstance(array, standin.ndarray) else array
 
 
-# dtype: how many losses agree, and how nearly. In bfloat16 one rounding that goes the other way
-# grows from step to step, so that a longer curve tells of luck
-CURVES = {np.float32: (5, 1e-5), BFLOAT16: (2, 5e-3)}
+# How nearly losses agree. In bfloat16 one rounding that goes the other way grows from step to step,
+# and with other data it may grow further than this, so the next test begins every step anew.
+CURVES = {np.float32: 1e-5, BFLOAT16: 1e-3}
 
 
 @pytest.mark.parametrize("dtype", CURVES, ids=["float32", "bfloat16"])
@@ -200,8 +200,7 @@ def test_loss_curves_agree_and_repeat(name, dtype):
     assert got == again
     assert want[-1] < want[0]
     assert got[-1] < got[0]
-    count, rtol = CURVES[dtype]
-    np.testing.assert_allclose(got[:count], want[:count], rtol=rtol)
+    np.testing.assert_allclose(got, want, rtol=CURVES[dtype])
     assert {p.value.dtype for p in model.named_parameters().values()} == {np.dtype(np.float32)}
 
 
