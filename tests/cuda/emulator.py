@@ -33,7 +33,7 @@ CACHE = Path(tempfile.gettempdir()) / f"minibrain-emulation-{os.getuid()}"
 COMPILER = ["g++", "-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-w"]
 COMPILER += ["-fsanitize=alignment"]
 COMPILER += ["-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]  # its longjmp knows no fibers
-PAGE = mmap.PAGESIZE
+LIBC, PAGE = ctypes.CDLL(None), mmap.PAGESIZE
 WHOLE = 16  # bytes, the most that a thread reads at once
 # NaN that any arithmetic changes: it is seen even where a kernel reads it and writes it back
 POISON = {1: np.uint8(0xBF), 2: np.uint16(0x7FBF), 4: np.uint32(0x7FBFBFBF)}
@@ -98,15 +98,11 @@ class Emulator:
     def _kernel(self, name, real):
         """The function that runs a kernel, and what its parameters take."""
         file, _, kernel = name.partition(".")
-        library = _compiled(f"#define REAL {real}\n{self._source(file)}")
+        library = _compiled(_source(loader.included, file, real, self.edit))
         run, signature = library[f"emulate_{kernel}"], library[f"signature_{kernel}"]
         run.restype = signature.restype = ctypes.c_char_p
         run.argtypes = (ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int)
         return run, signature().decode().split()
-
-    def _source(self, file):
-        source = loader.source(file).replace(loader.included("tensor_core.cuh"), "")
-        return source.replace(*self.edit) if self.edit else source
 
 
 def _ends(blocks):
@@ -155,7 +151,7 @@ def _pages(size):
     pages = np.frombuffer(mmap.mmap(-1, size + 2 * PAGE), np.uint8)
     for first in (0, PAGE + size):
         address = ctypes.c_void_p(pages.ctypes.data + first)
-        assert not ctypes.CDLL(None).mprotect(address, ctypes.c_size_t(PAGE), 0)
+        assert not LIBC.mprotect(address, ctypes.c_size_t(PAGE), 0)
     return pages[PAGE:-PAGE]
 
 
@@ -199,6 +195,13 @@ def _parameter(value, guarded):
 def _address(array):
     """`loader.address` for arrays of the stand-in."""
     return array._host.ctypes.data
+
+
+@cache
+def _source(included, file, real, edit):
+    """What is compiled of a file; `included` is loader.included, which may plant a fault."""
+    source = f"#define REAL {real}\n{loader.source(file)}".replace(included("tensor_core.cuh"), "")
+    return source.replace(*edit) if edit else source
 
 
 @cache
