@@ -43,7 +43,7 @@ def run(config: Config) -> Path:
 
     Returns
     -------
-    folder : of the run, see `minibrain.runs.run_folder`
+    folder : of the run, see `minibrain.runs.run_files`
 
     Raises
     ------

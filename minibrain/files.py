@@ -60,12 +60,15 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing."""
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder and those above it, where they are missing; returns those, from the inside
+    out."""
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {error.strerror}") from error
+    return missing
 
 
 def require_writable(folder: Path) -> None:

@@ -23,7 +23,7 @@ from minibrain.models import UNet
 from minibrain.report.tables import counted
 from minibrain.runs.checkpoint import load_network
 from minibrain.runs.config import read_config, settled
-from minibrain.runs.run_folder import require_run
+from minibrain.runs.run_files import find_run
 from minibrain.saved import Array
 
 
@@ -51,11 +51,11 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedNetwork:
     InputError : the folder is not that of a run, a file of it is damaged, or there is no such
         device
     """
-    folder = require_run(folder)
-    config = settled(replace(read_config(folder / "config.json"), device=device))
-    task = _read_task(folder / "task.json", config.repair_nonfinite)
+    files = find_run(folder)
+    config = settled(replace(read_config(files.config), device=device))
+    task = _read_task(files.task, config.repair_nonfinite)
     model = make_model(config, task)
-    load_network(folder / "checkpoints" / "best.npz", model)
+    load_network(files.best, model)
     return TrainedNetwork(model, task, config.recipe, config.channels, config.patch_size)
 
 

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from minibrain.data.decathlon import Task
 from minibrain.data.split import Split
 from minibrain.errors import InputError
 from minibrain.runs.run_folder import RunFolder
@@ -33,6 +35,7 @@ def test_a_named_folder_goes_to_the_first_who_claims_it(tmp_path):
                 folder.start({}, PARTS)
             with pytest.raises(InputError, match=rf"run: in use by process {os.getpid()}$"):
                 RunFolder.claim(str(tmp_path / "run"), "net")
+        folder.last.touch()
     with pytest.raises(InputError, match="expected a new or empty folder"):
         RunFolder.claim(str(tmp_path / "run"), "net")
 
@@ -44,12 +47,37 @@ def test_a_used_folder_is_refused_and_not_touched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path):
-    with RunFolder.claim(str(tmp_path / "a" / "run"), "net") as folder:
-        assert folder.path.is_dir()
-    assert not folder.path.exists()
-    with RunFolder.claim(str(tmp_path / "a" / "run"), "net") as folder:
-        folder.start({"seed": 1}, PARTS)
+@pytest.mark.parametrize("started", [False, True])
+def test_a_run_without_a_checkpoint_leaves_no_folder(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in (str(tmp_path / "a" / "b" / "run"), None):
+        with RunFolder.claim(output, "net") as folder:
+            assert folder.path.is_dir()
+            if started:
+                folder.start({"seed": 1}, PARTS)
+                folder.write_task(Task(tmp_path, "a", ("b",), ("c", "d"), (), ()))
+                folder.cost.write_text("{}")
+        assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["checkpoints/best.npz", "precious.txt"])
+def test_a_run_leaves_its_folder_where_there_is_more(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with RunFolder.claim(None, "net") as beside, RunFolder.claim(None, "net") as folder:
+        beside.start({}, PARTS)
+        folder.start({}, PARTS)
+        (folder.path / name).touch()
+    left = {"config.json", "splits.json", ".lock", "checkpoints", "predictions", "background"}
+    assert {path.name for path in folder.path.iterdir()} == left | {Path(name).parts[0]}
+    assert not beside.path.exists()
+
+
+def test_a_run_that_was_killed_before_it_had_a_checkpoint_can_be_resumed(tmp_path):
+    folder = RunFolder.claim(str(tmp_path / "run"), "net")
+    folder.start({}, PARTS)
+    folder._lock.release()  # as a process that is killed does
+    with RunFolder.reopen(str(folder.path)):
+        pass
     assert folder.config.is_file()
 
 

@@ -51,7 +51,7 @@ def compare(
     write_json(output / "comparison.json", content)
     report = output / "comparison.html"
     title = f"{len(runs)} runs on the same cases"
-    write_report(report, title, task, judged, [run.predictions for run in runs])
+    write_report(report, title, task, judged, [run.files.predictions for run in runs])
     print(f"\n{comparison_table(judged)}\n\nwritten to {output / 'comparison.json'}")
     print(f"written to {report}")
     return report
@@ -73,11 +73,12 @@ def comparison_table(runs: Sequence[JudgedRun]) -> str:
 
 
 def _require_same_cases(first: FinishedRun, other: FinishedRun) -> None:
+    folder, expected = other.files.path, first.files.path
     if first.summary["dataset_json"] != other.summary["dataset_json"]:
         tasks = f"of the task {other.summary['task']}, expected {first.summary['task']}"
-        raise InputError(f"{other.path}: {tasks} as {first.path}, or a copy of it")
+        raise InputError(f"{folder}: {tasks} as {expected}, or a copy of it")
     if first.split != other.split:
-        raise InputError(f"{other.path}: its split of the cases is not that of {first.path}")
+        raise InputError(f"{folder}: its split of the cases is not that of {expected}")
 
 
 def _with_difference(run: JudgedRun, first: Evaluation) -> JudgedRun:

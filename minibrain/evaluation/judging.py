@@ -36,6 +36,7 @@ from minibrain.report.tables import (
 )
 from minibrain.runs.cost import read_cost
 from minibrain.runs.finished_run import FinishedRun, read_run
+from minibrain.runs.run_files import RunFiles
 from minibrain.runs.run_folder import RunFolder
 
 Predict = Callable[[np.ndarray], np.ndarray]  # (X, Y, Z, C) prepared image -> (X, Y, Z) classes
@@ -70,7 +71,8 @@ def judge(
     write_predictions(shown, dropped, folder.background)
     voxelwise = confusions_of(voxelwise_classifier(train, seed), test, task)
     names = task.channels if channels is None else [task.channels[i] for i in channels]
-    folder.write_summary(
+    write_json(
+        folder.summary,
         {
             "task": str(task.folder),
             "dataset_json": sha256((task.folder / "dataset.json").read_bytes()).hexdigest(),
@@ -80,7 +82,7 @@ def judge(
             "repaired_voxels": repaired,
             **read_cost(folder.cost),
             "voxelwise classifier": confusions_as_dict(voxelwise, task.classes),
-        }
+        },
     )
     judge_run(folder.path)
 
@@ -125,13 +127,13 @@ def judge_run(path: str | Path, data: str | Path | None = None) -> Path:
     """
     run = read_run(path)
     task = open_task(data or run.summary["task"])
-    require_writable(run.path)
+    require_writable(run.files.path)
     judged = score_run(run, task)
     scores, labels = scores_as_dict(judged.evaluation), _labels(judged.evaluation)
     summary = {**run.summary, "labels": labels, "network": scores}
     if judged.background:
         summary["background"] = judged.background.summary()
-    report = _write_results(run.path, task, judged, run.predictions, summary)
+    report = _write_results(run.files.path, task, judged, run.files.predictions, summary)
     iou = summary["network"]["iou"]["pooled_foreground_mean"]
     print(f"\nof a classifier that sees single voxels: mean foreground IoU {_number(run.baseline)}")
     print(f"held-out mean foreground IoU: {_number(iou)}")
@@ -179,19 +181,20 @@ def score_run(run: FinishedRun, task: Task) -> JudgedRun:
     ------
     InputError : as `judge_run`; also if a label is not the one that the run was judged by before
     """
-    evaluation = evaluate(_pairs(task, run.predictions, run.split.test), task.classes)
+    files = run.files
+    evaluation = evaluate(_pairs(task, files.predictions, run.split.test), task.classes)
     if run.summary.get("labels") not in (None, _labels(evaluation)):
         raise InputError(
-            f"{task.folder}: its labels are not those that {run.path} was judged by, "
+            f"{task.folder}: its labels are not those that {files.path} was judged by, "
             "expected the task of the run, or a copy of it"
         )
-    names = [case.name for case in task.training if find_prediction(run.background, case.name)]
+    names = [case.name for case in task.training if find_prediction(files.background, case.name)]
     return JudgedRun(
-        name=run.path.resolve().name,
+        name=files.path.resolve().name,
         evaluation=evaluation,
         settings=run.settings,
         history=run.history,
-        background=false_alarms(_pairs(task, run.background, names)) if names else None,
+        background=false_alarms(_pairs(task, files.background, names)) if names else None,
         baseline=run.baseline,
     )
 
@@ -231,17 +234,17 @@ def _pairs(task: Task, folder: Path, names: Sequence[str]):
 def _write_results(
     output: Path, task: Task, judged: JudgedRun, predictions: Path, summary: dict
 ) -> Path:
-    report, scores = output / "report.html", output / "scores.csv"
-    write_json(output / "summary.json", summary)
-    write_cases(judged.evaluation, scores)
-    write_report(report, judged.name, task, [judged], [predictions])
+    files = RunFiles(output)
+    write_json(files.summary, summary)
+    write_cases(judged.evaluation, files.scores)
+    write_report(files.report, judged.name, task, [judged], [predictions])
     cases = counted(len(judged.evaluation.cases), "case")
     print(f"\n{cases}, in the space of the original files\n\n{class_table(judged.evaluation)}\n")
     if judged.background:
         print(_background_text(judged.background), end="\n\n")
-    for path in (output / "summary.json", scores, report):
+    for path in (files.summary, files.scores, files.report):
         print(f"written to {path}")
-    return report
+    return files.report
 
 
 def _background_text(found: FalseAlarms) -> str:

@@ -10,7 +10,7 @@ from minibrain.data import split
 from minibrain.errors import InputError
 from minibrain.files import read_json
 from minibrain.runs.config import Config, read_config
-from minibrain.runs.run_folder import require_run
+from minibrain.runs.run_files import RunFiles, find_run
 
 # What must be in summary.json, and of what kind it is.
 SUMMARY = {
@@ -26,31 +26,22 @@ SUMMARY = {
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The files of a run's folder.
+    """What the files of a run say.
 
     Attributes
     ----------
+    files : where they lie; `background` may be missing or empty
     config : what was asked for
     split : which cases it learnt from, and which were held out
     history : one dict an epoch, from metrics.csv; numbers
     summary : summary.json: what it was trained on and with, how long that took, and its scores
     """
 
-    path: Path
+    files: RunFiles
     config: Config
     split: split.Split
     history: list[dict]
     summary: dict
-
-    @property
-    def predictions(self) -> Path:
-        """Folder of the predicted held-out cases."""
-        return self.path / "predictions"
-
-    @property
-    def background(self) -> Path:
-        """Folder of the predicted cases that were set aside; may be missing or empty."""
-        return self.path / "background"
 
     @property
     def baseline(self) -> float | None:
@@ -87,12 +78,12 @@ def read_run(path: str | Path) -> FinishedRun:
     ------
     InputError : a file is missing or damaged; the message names it
     """
-    path = require_run(path)
-    if not (path / "summary.json").is_file():
+    files = find_run(path)
+    if not files.summary.is_file():
         raise InputError(f"{path}: has no summary.json, expected a run that has come to its end")
-    config, parts = read_config(path / "config.json"), split.load(path / "splits.json")
-    summary = _read_summary(path / "summary.json")
-    return FinishedRun(path, config, parts, _read_history(path), summary)
+    config, parts = read_config(files.config), split.load(files.splits)
+    history, summary = _read_history(files.metrics), _read_summary(files.summary)
+    return FinishedRun(files, config, parts, history, summary)
 
 
 def _read_summary(path: Path) -> dict:
@@ -113,13 +104,13 @@ def _is(value, kind: type | UnionType) -> bool:
 
 def _read_history(path: Path) -> list[dict]:
     try:
-        rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+        rows = list(csv.DictReader(path.read_text().splitlines()))
         return [
             {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
             for row in rows
         ]
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path / 'metrics.csv'}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def _setting(value, text: str | None = None) -> dict:

@@ -1,17 +1,8 @@
-"""The folder of a run: who may write to it, what lies where in it, and everything written there.
-
-config.json, splits.json        what was asked for, and which case is in which part
-task.json                       the names of the task, its channels and its classes
-metrics.csv, progress.png       a row and a point for every epoch
-checkpoints/                    last.npz, previous.npz (the one before it), best.npz
-cost.json                       time and memory that training took
-predictions/, background/       CASE.nii.gz of the held-out cases and of those set aside
-summary.json, scores.csv        their scores, of the set and case by case
-report.html                     the same to look at, with slices
-"""
+"""The folder of a run: who may write to it, and everything written there."""
 
 import csv
 import io
+import shutil
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,33 +17,19 @@ from minibrain.models import UNet
 from minibrain.optimizers import Adam
 from minibrain.report.plots import plot_progress
 from minibrain.runs import checkpoint
+from minibrain.runs.run_files import RunFiles, find_run
 
 
-def require_run(path: str | Path) -> Path:
-    """The path, if it is the folder of a run; InputError otherwise."""
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path}: holds no config.json, expected the folder of a run")
-    return path
-
-
-class RunFolder:
+class RunFolder(RunFiles):
     """A folder that one process writes to: from `claim` until the end of the `with` block.
 
     What fails there (a full disk, missing permissions) is an InputError that names the file.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.config, self.splits = path / "config.json", path / "splits.json"
-        self.metrics, self.progress = path / "metrics.csv", path / "progress.png"
-        self.last, self.best = path / "checkpoints/last.npz", path / "checkpoints/best.npz"
-        self.previous = path / "checkpoints/previous.npz"
-        self.damaged = path / "checkpoints/damaged.npz"
-        self.task, self.cost = path / "task.json", path / "cost.json"
-        self.summary = path / "summary.json"
-        self.predictions, self.background = path / "predictions", path / "background"
-        self._lock = Lock(path / ".lock")
+    def __init__(self, path: Path, made: Sequence[Path] = ()):
+        super().__init__(path)
+        self._made = made  # for this run: this folder and those above it, from the inside out
+        self._lock = Lock(self.lock)
         remove_leftovers(path)
 
     @classmethod
@@ -68,14 +45,15 @@ class RunFolder:
         ------
         InputError : the folder is in use, holds anything, or cannot be made
         """
-        path = Path("runs", f"{network}-1") if output is None else Path(output)
-        make_folder(path.parent)
         if output is None:
-            return cls(_make_first_free(path.parent, network))
-        make_folder(path)
+            above = make_folder(Path("runs"))
+            path = _make_first_free(Path("runs"), network)
+            return cls(path, [path, *above])
+        path = Path(output)
+        made = make_folder(path)
         if not any(path.iterdir()) or (path / ".lock").exists():
-            folder = cls(path)
-            if folder._is_unused():
+            folder = cls(path, made or [path])
+            if folder._files() <= {folder.lock}:
                 return folder
             folder._lock.release()
         raise InputError(f"{path}: already there, expected a new or empty folder for the run")
@@ -88,24 +66,27 @@ class RunFolder:
         ------
         InputError : there is none, or the run is still going on
         """
-        return cls(require_run(path))
+        return cls(find_run(path).path)
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *error) -> None:
-        """Let others in; a run that has ended before it wrote anything leaves no folder."""
-        if self._is_unused():
-            (self.path / ".lock").unlink()
-            self.path.rmdir()
+        """Let others in; a new run that ends before its first checkpoint leaves no folder."""
+        of_the_start = {self.lock, self.config, self.splits, self.task, self.cost}
+        if self._made and self._files() <= of_the_start:
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):  # another run may have its folder beside this one's
+                for above in self._made[1:]:
+                    above.rmdir()
         self._lock.release()
 
     def start(self, config: dict, parts: split.Split) -> None:
         """Write what is known before the first step; first the file that `reopen` asks for."""
         write_json(self.config, config)
         split.save(parts, self.splits)
-        for name in ("checkpoints", "predictions", "background"):
-            make_folder(self.path / name)
+        for folder in (self.last.parent, self.predictions, self.background):
+            make_folder(folder)
 
     def save(self, model: UNet, optimizer: Adam, about: dict, *, best: bool = False) -> None:
         """Write last.npz; the one before becomes previous.npz, and the one before that goes.
@@ -159,11 +140,8 @@ class RunFolder:
         names = {"name": task.name, "channels": task.channels, "classes": task.classes}
         write_json(self.task, names)
 
-    def write_summary(self, summary: dict) -> None:
-        write_json(self.summary, summary)
-
-    def _is_unused(self) -> bool:
-        return {path.name for path in self.path.iterdir()} <= {".lock"}
+    def _files(self) -> set[Path]:
+        return {path for path in self.path.rglob("*") if not path.is_dir()}
 
 
 def _make_first_free(parent: Path, stem: str) -> Path:

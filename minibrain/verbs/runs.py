@@ -73,9 +73,9 @@ def train(network: str | None, resume: str | None, **options) -> None:
 def _require_network(name: str, run: str) -> None:
     """A run is resumed with its own network, which may be the small version of the one named."""
     from minibrain.runs.config import read_config
-    from minibrain.runs.run_folder import require_run
+    from minibrain.runs.run_files import find_run
 
-    found = read_config(require_run(run) / "config.json").network
+    found = read_config(find_run(run).config).network
     if found not in (name, f"{name}_small"):
         raise InputError(f"network: got {name!r}, expected {found!r} as in {run}")
 
@@ -153,8 +153,11 @@ def declare_evaluate(verbs) -> None:
 def evaluate(folder: str, data: str | None, output: str | None) -> None:
     """Judge a run again, or predictions that come from elsewhere."""
     from minibrain.evaluation.judging import judge_predictions, judge_run
+    from minibrain.runs.run_files import RunFiles
 
-    if Path(folder, "config.json").exists():
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder, expected that of a run or of predictions")
+    if RunFiles(Path(folder)).config.exists():
         if output is not None:
             raise InputError(
                 f"output: got {output!r}, expected no other folder than the run's own, {folder}"
