@@ -33,7 +33,8 @@ PROMISES = {  # what is promised: (its file, its tests)
         "test_reliability_files.py",
         ["test_full_disk_at_50_offsets"],
     ),
-    "any write of a run fails: the error names the path, resuming loses nothing": (
+    "any write of a run fails: the error names the path, the run goes on from its last checkpoint, "
+    "or anew": (
         "test_reliability.py",
         ["test_nothing_is_lost_where_a_file_cannot_be_written"],
     ),
@@ -134,6 +135,13 @@ PROMISES = {  # what is promised: (its file, its tests)
     "a prepared case that changes on the disk: seen, prepared again": (
         "test_prepare.py",
         ["test_a_bit_that_has_flipped_in_the_cache_is_seen"],
+    ),
+    "a run is judged again, and compared, only by the labels it was judged by": (
+        "test_judging.py",
+        [
+            "test_a_run_is_not_judged_again_by_other_labels",
+            "test_runs_over_other_cases_are_refused",
+        ],
     ),
     "threads 1, 2, 4: identical bits": (
         "test_cpu_twins.py",

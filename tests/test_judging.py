@@ -190,7 +190,9 @@ def other_labels(task, tmp_path):
     return other
 
 
-def test_a_run_is_not_judged_again_by_other_labels(runs, other_labels, task, tmp_path):
+def test_a_run_is_not_judged_again_by_other_labels(
+    runs, other_labels, task, tmp_path, record_property
+):
     """Its scores would be overwritten by those of predictions of other heads."""
     judge_run(runs[0])
     left = [(runs[0] / name).read_bytes() for name in ("summary.json", "report.html")]
@@ -198,6 +200,7 @@ def test_a_run_is_not_judged_again_by_other_labels(runs, other_labels, task, tmp
         judge_run(runs[0], other_labels)
     assert left == [(runs[0] / name).read_bytes() for name in ("summary.json", "report.html")]
     judge_run(runs[0], shutil.copytree(task, tmp_path / "copy"))
+    record_property("figure", "other labels refused and nothing overwritten, a copy taken")
 
 
 def test_runs_over_other_cases_are_refused(runs, other_labels, tmp_path):
