@@ -25,6 +25,7 @@ from minibrain.saved import Array
 from minibrain.training import to_model
 
 SLICES_AT_A_TIME = 16
+MOST_OVERLAP = 0.9  # of windows: every voxel is then seen a thousand times, at 0.5 eight times
 
 
 class Window(NamedTuple):
@@ -49,7 +50,7 @@ def predict_logits(
     channels : those the network was trained on, all if None
     patch_size : of the windows, one number per axis of the network; the whole volume if None.
         Where the volume is smaller, zeros are put around it
-    overlap : share of a window that the next one covers too, in [0, 1)
+    overlap : share of a window that the next one covers too, from 0 to MOST_OVERLAP
     mirror : average over the image and its reflections along every set of the network's axes
 
     Returns
@@ -102,8 +103,8 @@ def check_windows(model: UNet, patch_size: Sequence[int] | None, overlap: float 
     if not fits:
         expected = f"{model.rank} multiples of {factor} above 0"
         raise InputError(f"patch_size: got {tuple(patch_size)}, expected {expected}")
-    if not 0 <= overlap < 1:
-        raise InputError(f"overlap: got {overlap}, expected at least 0 and below 1")
+    if not 0 <= overlap <= MOST_OVERLAP:
+        raise InputError(f"overlap: got {overlap}, expected 0 to {MOST_OVERLAP}")
 
 
 def _check_image(image: np.ndarray, channels: Sequence[int] | None) -> None:

@@ -223,8 +223,10 @@ def test_a_network_in_float64_gives_logits_in_float32():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"overlap": 1}, "overlap: got 1, expected at least 0 and below 1"),
+        ({"overlap": 1}, r"overlap: got 1, expected 0 to 0\.9"),
+        ({"overlap": 0.999999}, "overlap"),  # so many windows would take days
         ({"overlap": -0.1}, "overlap"),
+        ({"overlap": float("nan")}, "overlap"),
         ({"patch_size": (8, 8)}, r"patch_size: got \(8, 8\), expected 3 multiples of 2 above 0"),
         ({"patch_size": (8, 7, 8)}, "multiples of 2"),
         ({"patch_size": (8, 0, 8)}, "multiples of 2"),

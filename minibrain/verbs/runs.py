@@ -98,7 +98,8 @@ def declare_predict(verbs) -> None:
     )
     add("--output", required=True, metavar="FOLDER", help="for CASE.nii.gz")
     add("--probabilities", action="store_true", help="write CASE_probabilities.nii.gz, too")
-    add("--overlap", type=float, default=0.5, metavar="SHARE", help="of windows (default 0.5)")
+    share = "of windows, 0 to 0.9 (default 0.5)"
+    add("--overlap", type=float, default=0.5, metavar="SHARE", help=share)
     look = parser.add_mutually_exclusive_group().add_argument
     look(
         "--patch-size",
