@@ -94,7 +94,7 @@ def test_nothing_breaks_out_of_its_place(data):
 
 def test_text_of_scripts_and_styles_stays_as_it_is(data):
     text = page("{{script}} \\1 \\g<0>", data)
-    for name in ("style.css", "arithmetic.js", "page.js"):
+    for name in ("page.css", "arithmetic.js", "page.js"):
         assert (EXPLORER / name).read_text() in text
     assert "{{script}}" in text  # a title is no template
 

@@ -24,7 +24,7 @@ DISTORTIONS = {
     "one more axis": lambda dy: dy[None],
 }
 FLOATS_ONLY = ["conv", "conv_transpose", "batch_norm", "instance_norm", "norm_relu"]
-FLOATS_ONLY += ["sigmoid", "softmax", "dropout"]
+FLOATS_ONLY += ["sigmoid", "softmax", "dropout", "max_pool"]
 # in float32, where the cases' own geometry is left to the readable body
 TAKEN_BY_TWINS = {
     "conv": {"padding": "same"},

@@ -193,7 +193,7 @@ def test_max_pool_errors_name_the_argument_and_its_numbers(shape, kernel, option
 
 
 def test_max_pool_takes_floats():
-    with pytest.raises(ValueError, match="x must be float, got int64"):
+    with pytest.raises(ValueError, match="x must be an array of floats, got int64"):
         max_pool_forward(np.zeros((1, 4, 1), np.int64))
 
 

@@ -29,9 +29,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
     ------
     ValueError : x is not float, an output axis would be < 1, or a window sees padding only
     """
-    xp = array_module(x)
-    if x.dtype.kind in "biu":
-        raise ValueError(f"x must be float, got {x.dtype}")
+    require_float("x", x)
     stride = kernel_size if stride is None else stride
     geometry = conv_geometry(x.shape[1:-1], kernel_size, stride, padding, dilation)
     axis = axis_of_padding_only(geometry)
@@ -41,6 +39,7 @@ def max_pool_forward(x, kernel_size=2, *, stride=None, padding=0, dilation=1):
             f"kernel_size {geometry.kernel_size[axis]}, stride {geometry.stride[axis]}, "
             f"padding {geometry.padding[axis]}, dilation {geometry.dilation[axis]}"
         )
+    xp = array_module(x)
     padded = xp.full((len(x), *geometry.padded_size, x.shape[-1]), -np.inf, x.dtype)
     padded[(slice(None), *geometry.interior)] = x
     numbers = np.min_scalar_type(prod(geometry.kernel_size) - 1)  # one byte for all usual kernels

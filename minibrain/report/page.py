@@ -1,27 +1,18 @@
-"""One HTML file that holds a whole report: numbers, pictures and the program that shows them.
+"""The report page: the numbers of judged runs and slices of cases, beside each other."""
 
-The data travels as JSON, and `page.js` builds every element from it, setting text as text: no name
-from a dataset.json is ever read as HTML. A content security policy in the file lets the browser
-run this one script, by its hash, and load nothing from anywhere.
-"""
-
-import base64
-import hashlib
-import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from minibrain.evaluation.background import FalseAlarms
 from minibrain.evaluation.scores import Evaluation
 from minibrain.files import replacing
 from minibrain.metrics import nan_mean
+from minibrain.report.html_page import html_page
 from minibrain.report.tables import plain, scores_as_dict
 
-SCRIPTS = ("elements.js", "charts.js", "slices.js", "page.js")
+SCRIPTS = ("elements", "charts", "slices", "page")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +65,8 @@ def write_page(
         "runs": [_run_as_dict(run) for run in runs],
         "slices": list(slices),
     }
-    parts = resources.files("minibrain.report")
-    script = "\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    digest = hashlib.sha256(script.encode()).digest()
-    page = Template((parts / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
-        style=(parts / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash="sha256-" + base64.b64encode(digest).decode(),
-        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-    )
     with replacing(path) as file:
-        file.write(page.encode())
+        file.write(html_page(files("minibrain.report"), SCRIPTS, title, data).encode())
 
 
 def _run_as_dict(run: JudgedRun) -> dict:

@@ -1,15 +1,14 @@
 """The explorer: one HTML file that needs nothing else, made of a trace and the parts beside it;
 or the trace alone."""
 
-import html
 import json
-import re
 from importlib.resources import files
 from pathlib import Path
 
 from minibrain.files import replacing
 from minibrain.layers import GatedConcat
 from minibrain.models import UNet
+from minibrain.report.html_page import html_page
 from minibrain.study.formulas import FORMULAS
 from minibrain.study.pictures import Picture
 from minibrain.study.records import Measure, Node, Trace
@@ -45,15 +44,7 @@ def write_record(path: Path, title: str, trace: Trace) -> None:
 
 def page(title: str, data: dict) -> str:
     """The whole page; nothing in title or data can break out of its place."""
-    folder = files("minibrain.study") / "explorer"
-    parts = {
-        "title": html.escape(title),
-        "style": (folder / "style.css").read_text(),
-        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        "script": "\n".join((folder / f"{name}.js").read_text() for name in SCRIPTS),
-    }
-    template = (folder / "template.html").read_text()
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    return html_page(files("minibrain.study") / "explorer", SCRIPTS, title, data)
 
 
 def trace_data(trace: Trace) -> dict:
