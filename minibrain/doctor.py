@@ -1,7 +1,6 @@
 """What this installation can do: versions, processor, GPU, and a short test of the arithmetic."""
 
 import importlib
-import importlib.metadata
 import os
 import platform
 
@@ -11,18 +10,19 @@ from minibrain.arrays import find_device, find_precision, precision_dtype
 from minibrain.errors import InputError
 from minibrain.kernels.cpu.threads import thread_count
 from minibrain.models import brain_3d
+from minibrain.runs.environment import version_of
 from minibrain.selftest import self_test
 
 CHANNELS = (16, 32, 64, 128)  # of the network in the self-test: one level less, to be quick
-PACKAGES = ("numpy", "scipy", "scikit-learn", "nibabel", "matplotlib", "cupy")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "nibabel", "matplotlib")
 
 
 def report() -> tuple[str, bool]:
     """What is here, a line each, and whether the arithmetic is right on every device."""
     lines = [
-        f"minibrain {_version('minibrain')}, Python {platform.python_version()}, "
+        f"minibrain {version_of('minibrain')}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}",
-        "packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        f"packages: {', '.join(f'{name} {version_of(name)}' for name in PACKAGES)}, cupy {_cupy()}",
         f"processor: {thread_count()} threads, {_blas()}, {_memory()}",
         f"NVRTC: {_nvrtc()}",
         f"GPU: {_gpu()}",
@@ -37,15 +37,11 @@ def report() -> tuple[str, bool]:
     return "\n".join(lines), sound
 
 
-def _version(package: str) -> str:
-    if package == "cupy":  # its wheels have other names
-        try:
-            return importlib.import_module("cupy").__version__
-        except ImportError:
-            return "not installed"
+def _cupy() -> str:
+    """Its wheels have other names than the module."""
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return importlib.import_module("cupy").__version__
+    except ImportError:
         return "not installed"
 
 

@@ -9,7 +9,6 @@ from minibrain.kernels import fast_twin
 from minibrain.parameter import Parameter
 
 
-@fast_twin
 def adam_update(gradient, mean, square, step, *, learning_rate, beta1, beta2, epsilon):
     """One step of Adam as a function of its state.
 

@@ -193,7 +193,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("minibrain.data.nifti.write_prediction", full_disk)
-    with pytest.raises(InputError, match=r"task: cannot be written \(No space left"):
+    with pytest.raises(InputError, match=r"task: cannot be written: No space left"):
         write_task(tmp_path / "task", cases=3, size=SMALL)
     assert not list(tmp_path.iterdir())
 

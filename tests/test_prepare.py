@@ -406,7 +406,7 @@ def test_repaired_voxels_are_counted_and_have_a_folder_of_their_own(tmp_path, mo
     assert [c.checksum for c in repaired.cases] == [c.checksum for c in expected.cases]
     refuse_reading(monkeypatch)
     assert prepare.prepare(task, tmp_path / "cache") == repaired
-    assert prepared.fingerprint(zeros, "zscore") != prepared.fingerprint(
+    assert prepared.cache_name(zeros, "zscore") != prepared.cache_name(
         replace(zeros, repair_nonfinite=True), "zscore"
     )
 

@@ -61,7 +61,7 @@ def write_task(
             os.replace(Path(draft, folder.name), folder)
     except OSError as error:
         if not _is_written(folder, task):  # another process may have been faster
-            raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
     return folder
 
 

@@ -27,8 +27,8 @@ from minibrain.data.prepared import (
     Geometry,
     Prepared,
     PreparedCase,
+    cache_name,
     checksum_of,
-    fingerprint,
     read_index,
     write_index,
 )
@@ -61,7 +61,7 @@ def prepare(task: Task, cache: Path, *, recipe: str = "reference", workers: int 
     _require_recipe(recipe)
     if workers < 1:
         raise InputError(f"workers: got {workers}, expected 1 or more")
-    folder = Path(cache) / fingerprint(task, recipe)
+    folder = Path(cache) / cache_name(task, recipe)
     cases = read_index(folder, task, workers)
     if cases is None:
         make_folder(folder)

@@ -88,9 +88,9 @@ class Prepared:
         return sum(case.repaired for case in self.cases + self.dropped)
 
 
-def fingerprint(task: Task, recipe: str) -> str:
-    """A hash of all that the prepared arrays depend on, and of what they were allowed to be made
-    of; no image is opened for it."""
+def cache_name(task: Task, recipe: str) -> str:
+    """The folder's name, a fingerprint of all that the prepared arrays depend on and of what they
+    were allowed to be made of; no image is opened for it."""
     digest = hashlib.sha256((task.folder / "dataset.json").read_bytes())
     allowed = "|nonfinite voxels are 0" if task.repair_nonfinite else ""
     if task.affine_tolerance != MOST_APART:

@@ -8,6 +8,7 @@ from zlib import crc32
 import numpy as np
 
 from minibrain.data import nifti
+from minibrain.data.dataset_json import ENDINGS
 from minibrain.data.decathlon import Task
 from minibrain.errors import InputError
 from minibrain.evaluation.bootstrap import bootstrap_interval
@@ -152,7 +153,7 @@ def read_pairs(
 
 def find_prediction(folder: Path, name: str) -> Path | None:
     """The file that holds the prediction of a case, if there is one."""
-    paths = (folder / f"{name}{ending}" for ending in (".nii.gz", ".nii"))
+    paths = (folder / f"{name}{ending}" for ending in ENDINGS)
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -26,7 +26,7 @@ def describe_environment(device: str) -> dict[str, str]:
         if library["user_api"] == "blas"
     ]
     return {
-        "minibrain": f"{_version('minibrain')}, code {_code()}",
+        "minibrain": f"{version_of('minibrain')}, code {_code()}",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "processor": " ".join([platform.machine(), *simd["baseline"], *simd.get("found", [])]),
@@ -51,8 +51,9 @@ def _code() -> str:
     return digest.hexdigest()[:8]
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Its version, or "not installed": so is what is imported from a folder."""
     try:
         return version(package)
-    except PackageNotFoundError:  # imported from a folder
+    except PackageNotFoundError:
         return "not installed"
