@@ -137,12 +137,11 @@ class _Array(NamedTuple):
 def _opened(path: Path) -> Iterator[dict[str, _Array]]:
     """The arrays of a file by name, none of them read yet."""
     try:
-        if not Path(path).is_file():
-            reason = "a folder, expected a file" if Path(path).is_dir() else "no such file"
-            raise FileNotFoundError(reason)
+        if not path.is_file():
+            raise OSError("a folder, expected a file" if path.is_dir() else "no such file")
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
-            if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise ValueError("its arrays would be larger than the file")
             arrays = {e.filename.removesuffix(".npy"): _declared(file, e) for e in entries}
             if len(arrays) < len(entries) or "about" not in arrays:
