@@ -193,7 +193,7 @@ def batches(
 
     Raises
     ------
-    InputError : batch_size < 1
+    InputError : batch_size < 1; from the iterator: the device has too little memory
     """
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more")
@@ -239,8 +239,15 @@ def _read(samples, index: int, keys: dict[str, int] | None):
 def _finish(reading: Future, keys: dict[str, int] | None, device: str) -> Batch:
     """The batch on its device, with noise if there are keys."""
     (images, labels, names), places = reading.result()
-    with aside(device):
-        images, labels = to_device(images, device), to_device(labels, device)
-        for index, place in places.items() if keys is not None else ():
-            add_noise_inplace(images[place], NOISE_STD, index=index, **keys)
+    try:
+        with aside(device):
+            images, labels = to_device(images, device), to_device(labels, device)
+            for index, place in places.items() if keys is not None else ():
+                add_noise_inplace(images[place], NOISE_STD, index=index, **keys)
+    except MemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"there is no memory for a batch of shape {images.shape} beside the one before it "
+            f"({reason}); choose a smaller batch size or patch size"
+        ) from error
     return Batch(images, labels, names)
