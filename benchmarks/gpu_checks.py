@@ -14,6 +14,7 @@ from benchmarks.gpu_setting import (
     new_network,
 )
 from minibrain.arrays import precision_dtype, to_device, to_host
+from minibrain.data.augment import add_noise_inplace
 from minibrain.kernels import written
 from minibrain.optimizers import Adam
 from minibrain.selftest import TOLERANCE, arrays_in, skip_error, worst_errors
@@ -42,6 +43,7 @@ def operations(setting: Setting, precision: str) -> dict:
         check(case, partial(_check_pair, setting, name, placed, options))
     place = partial(_place, precision, setting.device)
     check("skip", lambda: ({"sum of gradients": skip_error(place)}, True))
+    check("noise", lambda: ({"image": _noise_error(setting.device)}, True))
     return {"errors": found, "wrong": wrong}
 
 
@@ -72,6 +74,15 @@ def _cases(rng):
         ("dropout", (odd, 0.2, (1, 2, 3)), {}),
         ("cce_dice_loss", (normal(2, 9, 12, 11, 4), labels), {}),
     ]
+
+
+def _noise_error(device: str) -> float:
+    """How far the noise that a device draws is from what NumPy draws."""
+    drawn = [to_device(np.zeros((3, 33, 7), np.float32), each) for each in (device, "cpu")]
+    for image in drawn:
+        add_noise_inplace(image, 1.0, seed=1, epoch=2, index=3)
+    ours, theirs = map(to_host, drawn)
+    return float(np.abs(ours - theirs).max())
 
 
 def _place(precision: str, device: str, x):

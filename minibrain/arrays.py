@@ -5,6 +5,7 @@ The mathematics in `minibrain.functional` is written once. It begins with
 """
 
 import sys
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
@@ -109,15 +110,16 @@ def to_device(x, device: str):
     return cupy.asarray(x)
 
 
-def to_device_aside(x):
-    """A NumPy array as a CuPy array, brought there beside what the GPU is doing: neither waits for
-    the other. It has arrived when this returns."""
-    import cupy
-
+@contextmanager
+def aside(device: str):
+    """Work for a GPU that is given to it within this is done beside what else it is doing: neither
+    waits for the other. It is done when this ends."""
+    if device == "cpu":
+        yield
+        return
     with _stream_aside() as stream:
-        y = cupy.asarray(x)
+        yield
         stream.synchronize()
-    return y
 
 
 @cache

@@ -84,7 +84,7 @@ def test_an_operation_that_fails_does_not_cost_the_others(monkeypatch):
     found = gpu_checks.operations(Setting.of("smoke"), "fp32")
     assert len(found["wrong"]) == 1
     assert found["wrong"][0].startswith("relu 2x13x10x17x16: ZeroDivisionError")
-    assert len(found["errors"]) == 17
+    assert len(found["errors"]) == 18
 
 
 def test_without_both_engines_nothing_is_compared():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minibrain import arrays
 from minibrain.data import loader
-from minibrain.data.augment import augment
+from minibrain.data.augment import NOISE_STD, add_noise_inplace, flip
 from minibrain.data.loader import SliceSamples, VolumeSamples, batches
 from minibrain.data.patches import PatchSamples
 from minibrain.errors import InputError
@@ -40,6 +40,13 @@ class BrokenSamples(VolumeSamples):
         return super().read(index)
 
 
+def augmented(image, label, **key):
+    image, label = flip(image, label, **key)
+    image = image.copy()
+    add_noise_inplace(image, NOISE_STD, **key)
+    return image, label
+
+
 def joined(threads):
     for thread in threads:
         thread.join(timeout=10)
@@ -53,16 +60,21 @@ def reading_threads():
 def test_no_two_draws_of_a_run_share_a_key(monkeypatch):
     """Order, patches, flips and noise: what two of them shared would be correlated."""
     samples = PatchSamples([case(i, 8, 8, 8) for i in range(3)], (4, 4, 4))
-    first_bytes, generator = [], np.random.default_rng
+    first_bytes, default, philox = [], np.random.default_rng, np.random.Philox
 
-    def noted(key):
-        first_bytes.append(generator(key).bytes(16))
-        return generator(key)
+    def noted_default(key):
+        first_bytes.append(default(key).bytes(16))
+        return default(key)
 
-    monkeypatch.setattr(np.random, "default_rng", noted)
+    def noted_philox(**key):
+        first_bytes.append(philox(**key).random_raw(2).tobytes())
+        return philox(**key)
+
+    monkeypatch.setattr(np.random, "default_rng", noted_default)
+    monkeypatch.setattr(np.random, "Philox", noted_philox)
     for epoch in range(3):
         list(batches(samples, 2, seed=0, epoch=epoch, training=True))
-    assert len(set(first_bytes)) == len(first_bytes) == 3 * (1 + 2 * len(samples))
+    assert len(set(first_bytes)) == len(first_bytes) == 3 * (1 + 3 * len(samples))
 
 
 def test_volumes_are_the_cases_themselves():
@@ -148,9 +160,23 @@ def test_a_training_sample_is_augmented_by_its_own_index_wherever_it_comes_in_th
         for n, name in enumerate(batch.names):
             index = int(name.removeprefix("CASE_"))
             image, label, _ = samples.read(index)
-            image, label = augment(image, label, seed=4, epoch=2, index=index)
+            image, label = augmented(image, label, seed=4, epoch=2, index=index)
             np.testing.assert_array_equal(batch.images[n], image)
             np.testing.assert_array_equal(batch.labels[n], label)
+
+
+def test_of_what_is_padded_the_sample_alone_is_augmented():
+    cases = [case(0, 4, 3, 5), case(1, 2, 6, 1)]
+    samples, key = VolumeSamples(cases), {"seed": 1, "epoch": 2}
+    (batch,) = batches(samples, 2, training=True, **key)
+    for n, name in enumerate(batch.names):
+        index = int(name.removeprefix("CASE_"))
+        image, label = augmented(cases[index].image, cases[index].label, index=index, **key)
+        x, y, z = label.shape
+        inside, outside = batch.images[n, :x, :y, :z].copy(), batch.images[n]
+        np.testing.assert_array_equal(inside, image)
+        outside[:x, :y, :z] = 0
+        assert not outside.any()
 
 
 def test_the_same_epoch_twice_is_the_same_bits():
@@ -188,12 +214,28 @@ def test_unequal_shapes_are_zero_padded_at_the_end_to_the_largest_of_the_batch()
         assert not first.labels[n][outside].any()
 
 
-def test_a_batch_can_be_changed_without_touching_the_cases():
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_can_be_changed_without_touching_the_cases(training):
     samples = volumes(2)
-    before = samples.cases[0].image.copy()
-    (batch,) = batches(samples, 2, seed=0, epoch=0, training=False)
-    batch.images[...] = 0
-    np.testing.assert_array_equal(samples.cases[0].image, before)
+    before = [(case.image.copy(), case.label.copy()) for case in samples.cases]
+    for epoch in range(8):  # whatever is flipped
+        (batch,) = batches(samples, 2, seed=0, epoch=epoch, training=training)
+        batch.images[...], batch.labels[...] = 0, 9
+    for case, (image, label) in zip(samples.cases, before, strict=True):
+        np.testing.assert_array_equal(case.image, image)
+        np.testing.assert_array_equal(case.label, label)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2"])
+def test_images_are_float32_whatever_they_are_read_as(dtype):
+    volume = case(0, 4, 3, 5)
+    volume.image = (9 * volume.image).astype(dtype)
+    for training in (True, False):
+        (batch,) = batches(VolumeSamples([volume]), 1, seed=0, epoch=0, training=training)
+        assert batch.images.dtype == np.float32
+        np.testing.assert_allclose(
+            np.sort(batch.images, axis=None), np.sort(volume.image, axis=None), atol=0.15
+        )
 
 
 def test_no_samples_give_no_batches_and_a_batch_needs_a_sample():
@@ -244,32 +286,51 @@ def test_reading_happens_off_the_consumers_thread_and_waiting_is_measured(monkey
     assert threading.current_thread() not in readers
 
 
-@pytest.mark.parametrize("enough", [True, False])
-def test_a_batch_is_brought_to_the_device_by_another_thread(monkeypatch, enough):
-    """With too little memory for it there, it is left on the host."""
-    threads = []
+@pytest.fixture
+def cupy(monkeypatch):
+    """A stand-in that notes who brings what."""
+    brought = []
 
-    def to_device_aside(x):
-        threads.append(threading.current_thread())
-        if not enough:
-            raise MemoryError
+    def asarray(x):
+        brought.append((threading.current_thread(), x.shape))
         return standin.asarray(x)
 
+    cuda = SimpleNamespace(Stream=standin.Stream)
+    monkeypatch.setitem(
+        sys.modules, "cupy", SimpleNamespace(cuda=cuda, asarray=asarray, brought=brought)
+    )
+    arrays._stream_aside.cache_clear()
+    yield sys.modules["cupy"]
+    arrays._stream_aside.cache_clear()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_is_brought_to_the_device_by_another_thread(training, cupy):
     samples = volumes(3)
-    options = {"seed": 0, "epoch": 0, "training": True}
+    options = {"seed": 0, "epoch": 0, "training": training}
     want = list(batches(samples, 2, **options))
-    monkeypatch.setattr(loader, "to_device_aside", to_device_aside)
     for got, expected in zip(batches(samples, 2, **options, device="cuda"), want, strict=True):
         for array, on_host in zip(got[:2], expected[:2], strict=True):
-            assert isinstance(array, standin.ndarray if enough else np.ndarray)
-            assert np.array_equal(array.get() if enough else array, on_host)
+            assert isinstance(array, standin.ndarray)
+            assert np.array_equal(array.get(), on_host)
         assert got.names == expected.names
-    assert threading.current_thread() not in threads
+    assert threading.current_thread() not in [thread for thread, _ in cupy.brought]
 
 
-def test_for_a_gpu_as_many_batches_are_read_at_once_as_there_are_cores(monkeypatch):
+def test_too_little_memory_on_the_device_is_an_error_where_the_batch_is_asked_for(cupy):
+    def asarray(x):
+        raise MemoryError("Out of memory allocating 1,024 bytes")
+
+    cupy.asarray = asarray
+    epoch = batches(volumes(3), 2, seed=0, epoch=0, training=True, device="cuda")
+    with pytest.raises(InputError, match=r"\(2, 4, 3, 5, 4\).*1,024 bytes.*smaller batch size"):
+        next(epoch)
+    assert next(epoch, None) is None
+
+
+def test_for_a_gpu_as_many_batches_are_read_at_once_as_there_are_cores(monkeypatch, cupy):
     """But one at a time lies there."""
-    cores, there = 3, []
+    cores = 3
     reading_at_once = threading.Barrier(cores)
 
     class Slow(VolumeSamples):
@@ -279,18 +340,17 @@ def test_for_a_gpu_as_many_batches_are_read_at_once_as_there_are_cores(monkeypat
             return super().read(index, **key)
 
     monkeypatch.setattr(loader.os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(loader, "to_device_aside", lambda x: there.append(x) or x)
     options = {"seed": 0, "epoch": 0, "training": False}
     epoch = batches(Slow(volumes(8).cases), 1, **options, device="cuda")
     for number in range(8):
         assert next(epoch).names == (f"CASE_{number}",)
-        assert len(there) <= 2 * (number + 2)
+        assert len(cupy.brought) <= 2 * (number + 2)
     assert next(epoch, None) is None
     assert joined(reading_threads())
 
 
-def test_a_gpu_goes_on_while_arrays_are_brought_to_it(monkeypatch):
-    """They come on a stream that waits for no other, and are there when the call returns."""
+def test_a_gpu_goes_on_while_something_is_done_aside(cupy):
+    """It is done on a stream that waits for no other, and is done when the block ends."""
     seen = []
 
     class Stream(standin.Stream):
@@ -299,19 +359,13 @@ def test_a_gpu_goes_on_while_arrays_are_brought_to_it(monkeypatch):
             seen.append(non_blocking)
 
         def synchronize(self):
-            seen.append("all has come")
+            seen.append("all is done")
 
-    def asarray(x):
+    cupy.cuda.Stream = Stream
+    with arrays.aside("cuda"):
         seen.append(type(standin.thread.stream))
-        return standin.asarray(x)
-
-    cupy = SimpleNamespace(cuda=SimpleNamespace(Stream=Stream), asarray=asarray)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    arrays._stream_aside.cache_clear()
-    x = np.arange(3)
-    assert np.array_equal(arrays.to_device_aside(x).get(), x)
-    assert seen == [True, Stream, "all has come"]
-    arrays._stream_aside.cache_clear()
+    assert seen == [True, Stream, "all is done"]
+    assert standin.thread.stream is standin.NULL
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2, 4])
@@ -319,6 +373,6 @@ def test_no_thread_outlives_an_iterator_abandoned_or_finished(taken):
     epoch = batches(volumes(4), 1, seed=0, epoch=0, training=True)
     for _ in range(taken):
         next(epoch)
-    assert len(reading_threads()) <= 2  # one reads; the one before it may be about to end
+    assert len(reading_threads()) <= 4  # one reads, one waits for it; two may be about to end
     del epoch
     assert joined(reading_threads())

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minibrain.arrays import to_device_aside
-from minibrain.data.augment import augment
+from minibrain.arrays import aside, to_device
+from minibrain.data.augment import NOISE_STD, add_noise_inplace, flip
 from minibrain.data.patches import PatchSamples
 from minibrain.data.prepared import PreparedCase
 from minibrain.errors import InputError
 
 Array = Any
 
-# A GPU takes a batch of whole volumes in a thirtieth of the time that one thread needs to draw the
-# noise for it (0.15 s a volume), so as many are read at once as there are cores, within reason.
-MOST_AHEAD = 16
+# A GPU takes a batch of whole volumes in a third of the time in which one thread reads it (35 ms),
+# so as many are read at once as there are cores, within reason.
+MOST_AHEAD = 8
 
 
 class Batch(NamedTuple):
@@ -149,8 +149,7 @@ class Batches:
             self._reading.append(_on_a_thread(_assemble, self._samples, group, self._keys))
         if not self._reading:
             return None
-        reading = self._reading.popleft()
-        return reading if self._device == "cpu" else _on_a_thread(_place, reading)
+        return _on_a_thread(_finish, self._reading.popleft(), self._keys, self._device)
 
 
 def _on_a_thread(work: Callable, *arguments) -> Future:
@@ -183,7 +182,7 @@ def batches(
     training : shuffle and augment; otherwise the samples come as they are, in their own order
     first : number of the batch to start with, as the ones before it are done
     device : "cuda" for arrays on a GPU, where they are brought while the batch before is used.
-        Up to 16 batches, as many as there are cores, are then read at once, otherwise one; each
+        Up to 8 batches, as many as there are cores, are then read at once, otherwise one; each
         takes twice its size in memory meanwhile
 
     Returns
@@ -194,7 +193,7 @@ def batches(
 
     Raises
     ------
-    InputError : batch_size < 1
+    InputError : batch_size < 1; from the iterator: the device has too little memory
     """
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, expected 1 or more")
@@ -212,35 +211,43 @@ def _largest(cases: Iterable[PreparedCase]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
 
-def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None) -> Batch:
-    drawn = [_sample(samples, int(index), keys) for index in indices]
-    space = tuple(np.max([label.shape for _, label, _ in drawn], axis=0))
-    images = np.zeros((len(drawn), *space, drawn[0][0].shape[-1]), np.float32)
-    labels = np.zeros((len(drawn), *space), np.uint8)
-    for n, (image, label, _) in enumerate(drawn):
-        inside = tuple(slice(size) for size in label.shape)
-        images[n][inside] = image
-        labels[n][inside] = label
-    return Batch(images, labels, tuple(name for _, _, name in drawn))
+def _assemble(samples, indices: np.ndarray, keys: dict[str, int] | None):
+    """A batch on the host, flipped if there are keys but without noise yet; and by the index of
+    each sample where in the batch it lies."""
+    read = [_read(samples, int(index), keys) for index in indices]
+    sizes = [label.shape for _, label, _ in read]
+    space = tuple(np.max(sizes, axis=0))
+    images = np.zeros((len(read), *space, read[0][0].shape[-1]), np.float32)
+    labels = np.zeros((len(read), *space), np.uint8)
+    places = {int(i): (n, *map(slice, sizes[n])) for n, i in enumerate(indices)}
+    for place, (image, label, _) in zip(places.values(), read, strict=True):
+        images[place], labels[place] = image, label
+    return Batch(images, labels, tuple(name for *_, name in read)), places
 
 
-def _place(reading: Future) -> Batch:
-    """On a GPU, unless there is too little memory: it may fit when the batch before is done."""
-    batch = reading.result()
-    try:
-        images, labels = map(to_device_aside, (batch.images, batch.labels))
-    except MemoryError:
-        return batch
-    return Batch(images, labels, batch.names)
-
-
-def _sample(samples, index: int, keys: dict[str, int] | None):
-    """Read one sample, augmented when there are keys for it."""
+def _read(samples, index: int, keys: dict[str, int] | None):
     try:
         image, label, name = samples.read(index, **(keys or {}))
-        if keys is not None:
-            image, label = augment(image, label, index=index, **keys)
-        return image, label, name
     except Exception as error:
         error.add_note(f"while reading sample {index}, case {samples.name(index)}")
         raise
+    if keys is not None:
+        image, label = flip(image, label, index=index, **keys)
+    return image, label, name
+
+
+def _finish(reading: Future, keys: dict[str, int] | None, device: str) -> Batch:
+    """The batch on its device, with noise if there are keys."""
+    (images, labels, names), places = reading.result()
+    try:
+        with aside(device):
+            images, labels = to_device(images, device), to_device(labels, device)
+            for index, place in places.items() if keys is not None else ():
+                add_noise_inplace(images[place], NOISE_STD, index=index, **keys)
+    except MemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"there is no memory for a batch of shape {images.shape} beside the one before it "
+            f"({reason}); choose a smaller batch size or patch size"
+        ) from error
+    return Batch(images, labels, names)

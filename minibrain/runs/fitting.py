@@ -162,8 +162,8 @@ class Trainer:
         )
         for batch in interruption.between(epoch_batches):
             self._step(batch)
+            bar.set_postfix(self._numbers(), refresh=False)  # to draw it takes long
             bar.update()
-            bar.set_postfix(self._numbers())
             if time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES:
                 self.save()
         self.waited += epoch_batches.waited

@@ -358,6 +358,14 @@ template <class T> T __ldg(const T *address) { return *address; }
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
+
+inline void sincospif(float x, float *sine, float *cosine) {
+    *sine = std::sin(M_PI * x), *cosine = std::cos(M_PI * x);
+}
+
 inline unsigned __float_as_uint(float value) {
     unsigned word;
     std::memcpy(&word, &value, sizeof word);

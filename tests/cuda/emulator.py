@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
@@ -44,6 +45,7 @@ LATE_COPIES, COUNT_BANKS = 4, 8  # to be added to a schedule
 HEADERS = [HERE / name for name in ("emulation.h", "emulated_tensor_core.h")]
 LARGE = 2**30  # bytes
 END_BLOCKS = 2
+DEVICE = threading.Lock()  # who runs a kernel holds it: the headers' variables are there once
 
 
 class EmulationError(AssertionError):
@@ -89,7 +91,9 @@ class Emulator:
         self.launches.append(name)
         for first, end in _ends(prod(grid)) if large else [(0, prod(grid))]:
             launch = _Launch(grid, block, shared_bytes, first, end, self.schedule)
-            if error := run(ctypes.byref(launch), array, len(pointers)):
+            with DEVICE:
+                error = run(ctypes.byref(launch), array, len(pointers))
+            if error:
                 raise EmulationError(f"{name}: {error.decode()}")
             self.conflicts[name] += launch.conflicts
         for copy in guarded.values():

@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import test_cuda_augment as augment
 import test_cuda_offsets as offsets
 import test_cuda_operations as operations
 import test_cuda_skips as skips
@@ -103,6 +104,7 @@ upsample = pair("upsample", (X,), {}, 8)
 adam = training.test_adam_changes_many_parameters_at_once
 numbers_of_adam = once(training.test_adam_reads_its_numbers_from_the_device_when_it_runs)
 scaled = once(training.test_gradients_are_scaled_by_a_number_on_the_device)
+noise = partial(augment.test_the_same_numbers_are_added, (3, 3, 6), augment.SMALL)
 far_conv = once(offsets.test_convolution, "conv", random(RNG, (3, 32, 32)), {"padding": 1}, False)
 
 BARRIER = "__syncthreads();"
@@ -263,6 +265,12 @@ FAULTS = [
           "j < WIDTH && channel < channels;", "j < WIDTH;", norm_relu),
     Fault("gradients scaled by another number", "optimizers.cu", "by = *factor", "by = factor[1]",
           scaled),
+    Fault("noise past the end", "augment.cu", "if (first + i < size) image", "image", noise),
+    Fault("noise of the word before", "augment.cu", "block + 1ull", "(Word)block", noise),
+    Fault("radius and angle of noise change places", "augment.cu",
+          "float u = unsigned(words[i / 2]) >> 8, v", "float v = unsigned(words[i / 2]) >> 8, u",
+          noise),
+    Fault("9 rounds of noise", "augment.cu", "round < 10", "round < 9", noise),
 ]  # fmt: skip
 
 FAR_FAULTS = [
@@ -305,6 +313,8 @@ FAR_FAULTS = [
           once(offsets.test_norm_and_relu)),
     Fault("32 bits: Adam's moments", "optimizers.cu", "mean += share.begin, square",
           "mean += int(share.begin), square", once(offsets.test_adam)),
+    Fault("32 bits: elements of noise", "augment.cu", "block = global_thread(), first",
+          "block = global_thread(); int first", once(offsets.test_noise)),
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from compare import BFLOAT16, assert_close, random, rounded, wide
 from emulator import emulated
 
 import minibrain.functional as F
+from minibrain.data.augment import add_noise_inplace
 from minibrain.kernels import written
 from minibrain.kernels.cuda import conv_tensor_core, reduce
 from minibrain.optimizers import adam_inplace
@@ -222,3 +223,13 @@ def test_adam():
     gradient = gradients[1]._host[-20:]
     assert_close(values[1]._host[-20:], -0.1 * np.sign(gradient), 40)
     assert_close(moments[0]._host[-20:], 0.1 * gradient, 4)
+
+
+def test_noise():
+    image, blocks = zeros((2**31 + 12, 1), np.float32), 2**31 // 8  # of eight numbers each
+    with emulated():
+        add_noise_inplace(image, 1.0, seed=1, epoch=2, index=3)
+    random = np.random.Generator(np.random.Philox(key=[1, 3], counter=[blocks, 0, 0, 2]))
+    u, v = random.random((6, 2), np.float32).astype(float).T
+    pairs = np.sqrt(-2 * np.log(1 - u)) * np.exp(2j * np.pi * v)
+    assert_close(image._host[-12:, 0], pairs.view(float), 40)

@@ -3,6 +3,7 @@
 import csv
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import nibabel
@@ -12,8 +13,9 @@ import standin
 import tiny_run
 from emulator import emulated
 
-from minibrain import experiment, prediction
+from minibrain import experiment, models, prediction
 from minibrain.data.phantom_task import write_task
+from minibrain.models import UNet
 
 RUNTIME = SimpleNamespace(
     CUDARuntimeError=RuntimeError,
@@ -51,6 +53,10 @@ def test_the_main_job_on_a_gpu(precision, gpu, tmp_path, monkeypatch, capsys):
     judge = experiment.judge
     tiny_run.install(monkeypatch.setattr)
     monkeypatch.setattr(experiment, "judge", judge)
+    # With batch norm, what rounding does to the gradient of a bias, which is 0, Adam makes a whole
+    # step of: the running means that validation takes are as far apart after a run of five steps.
+    tiny = partial(UNet, 3, channels=(3, 4), norm="instance", dropout=0.2)
+    monkeypatch.setattr(models, "tiny", tiny)
     config = replace(
         tiny_run.CONFIG,
         epochs=2,
@@ -61,11 +67,11 @@ def test_the_main_job_on_a_gpu(precision, gpu, tmp_path, monkeypatch, capsys):
     )
     folder = experiment.run(config)
     assert f"self-test in {precision} on cuda: right" in capsys.readouterr().out
-    assert {"conv.correlate_4", "conv.weight_gradient_1", "optimizers.adam"} <= set(gpu.launches)
+    assert {"augment.add_noise", "conv.correlate_4", "optimizers.adam"} <= set(gpu.launches)
 
     on_cpu = replace(config, device="cpu", precision="fp32", output=str(tmp_path / "cpu"))
     expected = losses(experiment.run(on_cpu))
-    bound = 1e-3 if precision == "fp32" else 0.02
+    bound = 1e-5 if precision == "fp32" else 0.02
     np.testing.assert_allclose(losses(folder), expected, rtol=bound)
 
     short = experiment.run(replace(config, epochs=1, output=str(tmp_path / "interrupted")))
