@@ -55,7 +55,7 @@ def train(network: str | None, resume: str | None, **options) -> None:
     if resume is not None:
         if others := sorted(given.keys() - {"epochs", "device", "data"}):
             expected = f"expected no such option: it stays as in {resume}"
-            raise InputError(f"{others[0]}: got {given[others[0]]}, {expected}")
+            raise InputError(f"{others[0]}: got {given[others[0]]!r}, {expected}")
         if network is not None:
             _require_network(network, resume)
         experiment.resume(resume, **given)
