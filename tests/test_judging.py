@@ -282,6 +282,7 @@ def test_the_verbs_lead_here(runs, task, tmp_path, capsys):
 def test_their_errors_are_one_line(runs, tmp_path, capsys):
     for arguments, words in (
         (["evaluate", str(tmp_path)], "expected --data"),
+        (["evaluate", str(tmp_path / "no")], "no: no such folder, expected that of a run or of"),
         (["evaluate", str(runs[0]), "--output", "x"], "expected no other"),
         (["compare", str(runs[0])], "two or more"),
     ):
